@@ -1,0 +1,1 @@
+"""What stands behind the notebook: data, recipes, training, measurements and figures."""

@@ -1,0 +1,68 @@
+"""The machine at hand: which device to compute on, and what a record says about where it was made."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+import torch
+import torchvision
+
+
+def pick_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for, or, where None, CUDA, then MPS, then the CPU, the first that there is.
+
+    Raises ValueError for a device that this machine or this torch does not have.
+    """
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+        torch.empty(1, device=picked)
+    except (RuntimeError, AssertionError) as error:  # torch raises either, by device and build
+        raise ValueError(f"device={device!r} is not to be had here: {error}") from error
+    return picked
+
+
+def machine(device: torch.device) -> dict[str, str | int]:
+    """What a result is measured on: processor or GPU, threads, and the versions that matter."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count() or 1,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def number_format(device: torch.device, dtype: torch.dtype | None = None) -> torch.dtype:
+    """The number format that convolutions compute in: `dtype` where given, else what the processor has.
+
+    bfloat16 on a CPU with AVX-512 bf16 or AMX instructions and on CUDA from Ampere on, float16 on older
+    CUDA, float32 elsewhere: without such instructions, convolutions in bfloat16 fall to a reference
+    path that is tens of times slower than float32.
+    """
+    if dtype is not None:
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(f"dtype={dtype!r} must be torch.float32 or torch.bfloat16")
+        return dtype
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    # The first asks the library that convolves, which can be told to use less than the processor has.
+    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if native else torch.float32
+    return torch.float32

@@ -1,0 +1,219 @@
+"""Recipes: everything about a training run but the data and the seed, held as data; and optimizers.
+
+A variant of a recipe is `dataclasses.replace(recipe, ...)`. A number that looks odd has its reason beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from lab.data import Augment
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained. Raises ValueError for a value out of range, naming it and the choices."""
+
+    epochs: int = 8
+    batch_size: int = 256  # images; for whoever makes the loaders, as `augment`
+    augment: Augment = field(default_factory=Augment)
+    optimizer: str = "muon"  # a name in OPTIMIZERS
+    lr: float = 0.15  # at its peak
+    lr_rest: float = 0.01  # muon alone: of Adam, for what is no hidden convolution
+    momentum: float = 0.6  # sgd and muon; see Muon for why so low
+    weight_decay: float = 0.0  # decoupled, of weights alone; biases and norms are never decayed
+    schedule: str = "linear"  # a name in SCHEDULES
+    warmup: float = 0.0  # share of the steps in which lr climbs from 0
+    label_smoothing: float = 0.0  # share of the label spread over all classes
+    l1: float = 0.0  # times the sum of |w|, added to the loss; over weights, not biases or norms
+    l2: float = 0.0  # times the sum of w ** 2, likewise
+    image_sizes: tuple[tuple[float, int], ...] = ()  # (from this share of the steps on, pixels)
+    net: dict = field(default_factory=dict)  # options of the network that the recipe was chosen with
+
+    def __post_init__(self):
+        _choice("optimizer", self.optimizer, OPTIMIZERS)
+        _choice("schedule", self.schedule, SCHEDULES)
+        for name in ("epochs", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r} must be an integer of at least 1")
+        for name in ("lr", "lr_rest", "weight_decay", "l1", "l2"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise ValueError(f"{name}={value!r} must be a number of at least 0")
+        for name in ("momentum", "warmup", "label_smoothing"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value < 1:
+                raise ValueError(f"{name}={value!r} must be a number from 0 to 1, below 1")
+        for share, size in self.image_sizes:
+            if not 0 <= share <= 1 or size < 1:
+                raise ValueError(f"image_sizes={self.image_sizes!r}: expected (share, pixels) pairs")
+
+    def lr_factor(self, progress: float) -> float:
+        """The factor on `lr` at a step, `progress` being the share of the steps done, in [0, 1)."""
+        if progress < self.warmup:
+            return progress / self.warmup
+        return SCHEDULES[self.schedule]((progress - self.warmup) / (1 - self.warmup))
+
+    def image_size(self, progress: float) -> int | None:
+        """Pixels to train at after the share `progress` of the steps; None is as the images come."""
+        return next((size for share, size in reversed(self.image_sizes) if progress >= share), None)
+
+    def to_dict(self) -> dict:
+        """Plain data, as a JSON record holds it."""
+        return asdict(self)
+
+
+def _choice(name: str, value, registry: dict) -> None:
+    if value not in registry:
+        raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(repr, registry))}")
+
+
+# ---- Schedules: a factor on the learning rate, from the share of the steps done --------------------
+
+
+def constant(progress: float) -> float:
+    return 1.0
+
+
+def linear(progress: float) -> float:
+    return 1.0 - progress
+
+
+def cosine(progress: float) -> float:
+    """Loshchilov and Hutter, arXiv 1608.03983, without restarts."""
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {"constant": constant, "linear": linear, "cosine": cosine}
+
+# ---- Optimizers ------------------------------------------------------------------------------------
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum whose update is made orthogonal, for the weights of hidden convolutions.
+
+    A convolution's weight is taken as a matrix (out_channels, in_channels * kernel ** 2) and kept at
+    the norm sqrt(out_channels), which the normalization after it makes harmless. The update being
+    orthogonal, its size is the learning rate's alone, and a low momentum suffices.
+
+    Source: Jordan et al., "Muon", https://kellerjordan.github.io/posts/muon; the norm kept as in
+    cifar10-airbench, arXiv 2404.00498.
+    """
+
+    def __init__(self, parameters, lr: float, momentum: float):
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._update(weight, group["lr"], group["momentum"])
+
+    def _update(self, weight: Tensor, lr: float, momentum: float) -> None:
+        state = self.state[weight]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(weight)
+        state["momentum"].mul_(momentum).add_(weight.grad)
+        update = weight.grad.add(state["momentum"], alpha=momentum)
+        weight.mul_(len(weight) ** 0.5 / weight.norm())
+        weight.add_(orthogonalized(update.flatten(1)).view_as(weight), alpha=-lr)
+
+
+class Combined:
+    """Several optimizers, each with parameters of its own, used as one."""
+
+    def __init__(self, *optimizers: torch.optim.Optimizer):
+        self.optimizers = optimizers
+
+    @property
+    def param_groups(self) -> list[dict]:
+        """The groups of all, in order."""
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def step(self) -> None:
+        """A step of each."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict:
+        """The state of each, in order."""
+        return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take up what `state_dict` gave."""
+        for optimizer, own in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(own)
+
+
+def orthogonalized(matrix: Tensor, steps: int = 3) -> Tensor:
+    """About the nearest matrix with singular values 1, of the same shape (rows, columns).
+
+    Newton-Schulz iterations of the quintic that Muon uses (3.4445, -4.7750, 2.0315), which brings
+    singular values to about 0.7 to 1.2 and needs matrix products alone. Three steps are enough here.
+    """
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    x = wide / (wide.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x if wide is matrix else x.T
+
+
+def is_weight(parameter: Tensor) -> bool:
+    """Whether a parameter is a weight of a convolution or a linear layer, rather than a bias or a norm's."""
+    return parameter.ndim >= 2
+
+
+def sgd(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        _decayed_groups(net, recipe), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0
+    )
+
+
+def adamw(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(_decayed_groups(net, recipe), lr=recipe.lr)
+
+
+def muon(net: nn.Module, recipe: Recipe) -> Combined:
+    """Muon on the hidden convolutions; Adam on norms, biases and the weight that makes the classes."""
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    hidden = [parameter for parameter in trained if is_weight(parameter)][:-1]
+    chosen = set(map(id, hidden))
+    rest = [parameter for parameter in trained if id(parameter) not in chosen]
+    optimizers = [torch.optim.Adam(rest, lr=recipe.lr_rest, betas=(0.9, 0.95))]
+    if hidden:
+        optimizers.insert(0, Muon(hidden, recipe.lr, recipe.momentum))
+    return Combined(*optimizers)
+
+
+def _decayed_groups(net: nn.Module, recipe: Recipe) -> list[dict]:
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if is_weight(p)], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trained if not is_weight(p)], "weight_decay": 0.0},
+    ]
+
+
+OPTIMIZERS: dict[str, Callable[[nn.Module, Recipe], torch.optim.Optimizer | Combined]] = {
+    "muon": muon,
+    "sgd": sgd,
+    "adamw": adamw,
+}
+
+# ---- The named recipes -----------------------------------------------------------------------------
+
+RECIPES: dict[str, Recipe] = {
+    "default": Recipe(),
+}

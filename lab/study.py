@@ -1,0 +1,60 @@
+"""Results: one JSON file a run, and what several runs say together."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from lab.training import History
+
+# Student's t, two-sided 95 %, by degrees of freedom: scipy.stats.t.ppf(0.975, df).
+_T95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean of `values` and the half-width of its 95 % confidence interval over runs.
+
+    Student's t on the sample; nan for a single value, which says nothing about its spread.
+    """
+    if not values:
+        raise ValueError("no values: expected at least one")
+    freedom = len(values) - 1
+    if freedom == 0:
+        return values[0], math.nan
+    t = _T95[freedom] if freedom < len(_T95) else 1.96
+    return statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def load_results(folder: str | Path) -> list[History]:
+    """Every History below `folder`, by name and seed; FileNotFoundError where there is none."""
+    histories = [History.load(path) for path in sorted(Path(folder).rglob("*.json"))]
+    if not histories:
+        raise FileNotFoundError(f"no result (*.json) below {folder}")
+    return sorted(histories, key=lambda history: (history.name, history.seed))
+
+
+def report(histories: Iterable[History]) -> str:
+    """A Markdown table, a row an experiment: its seeds, last-epoch accuracy and training time.
+
+    Raises ValueError where runs of one name differ in more than the seed.
+    """
+    groups: dict[tuple[str, str], list[History]] = {}
+    for history in histories:
+        groups.setdefault((history.name, history.dataset), []).append(history)
+    lines = [
+        "| experiment | data | parameters | epochs | seeds | test accuracy, % | training, s |",
+        "| --- | --- | ---: | ---: | --- | ---: | ---: |",
+    ]
+    for (name, dataset), runs in groups.items():
+        if any(run.recipe != runs[0].recipe or run.parameters != runs[0].parameters for run in runs):
+            raise ValueError(f"the runs named {name!r} differ in recipe or parameters; name them apart")
+        mean, half = interval([100 * run.test_accuracy[-1] for run in runs])
+        seconds = statistics.median(run.train_seconds for run in runs)
+        lines.append(
+            f"| {name} | {dataset} | {runs[0].parameters:,} | {runs[0].epochs} "
+            f"| {', '.join(str(run.seed) for run in runs)} "
+            f"| {mean:.2f}{'' if math.isnan(half) else f' ± {half:.2f}'} | {seconds:.0f} |"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,318 @@
+"""The loops: `train` and `test` an epoch, `evaluate` every image, `fit` a whole run.
+
+They take any `nn.Module` that maps images to logits and any iterable of (images, labels) with a len().
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lab.machine import machine, number_format, pick_device
+from lab.recipes import OPTIMIZERS, Recipe, is_weight
+
+# ---- One epoch -------------------------------------------------------------------------------------
+
+
+def train(
+    net: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    *,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    l1: float = 0.0,
+    l2: float = 0.0,
+    before_step: Callable[[int], int | None] | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[float, float]:
+    """Train for one epoch; returns the mean loss and the accuracy, in [0, 1], over the images seen.
+
+    loss: from logits (N, classes) and labels (N,) to a mean. l1, l2: penalties, times the sum of |w| or
+    w ** 2 over the weights, not biases or norms; the loss returned is without them. before_step: called
+    with the index of each batch before its step, to set learning rates, say; where it returns a number
+    of pixels, the images are resized to it. device: None is the one that `net` is on. dtype: what
+    convolutions compute in; None follows the processor.
+    """
+    device = _device_of(net, device)
+    dtype = number_format(device, dtype)
+    weights = [p for p in net.parameters() if is_weight(p)] if l1 or l2 else []
+    loss_sum = torch.zeros((), device=device)
+    correct = torch.zeros((), device=device, dtype=torch.long)
+    seen = 0
+    net.train()
+    for index, (images, labels) in enumerate(loader):
+        size = before_step(index) if before_step else None
+        images, labels = _moved(images, device), labels.to(device, non_blocking=True)
+        if size is not None and size != images.shape[-1]:
+            images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+        with _autocast(device, dtype):
+            logits = net(images)
+        logits = logits.float()
+        value = loss(logits, labels)
+        total = value
+        if l1:
+            total = total + l1 * sum(weight.abs().sum() for weight in weights)
+        if l2:
+            total = total + l2 * sum(weight.square().sum() for weight in weights)
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        optimizer.step()
+        # Summed on the device: nothing here waits for a GPU.
+        loss_sum += value.detach() * len(labels)
+        correct += (logits.detach().argmax(1) == labels).sum()
+        seen += len(labels)
+    if seen == 0:
+        raise ValueError("the loader yields no batch")
+    return loss_sum.item() / seen, correct.item() / seen
+
+
+def evaluate(
+    net: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The logits (N, classes), float, and labels (N,) of every image, in the loader's order, on the CPU.
+
+    device: None is the one that `net` is on. dtype: as for `train`. The network's mode is put back.
+    """
+    device = _device_of(net, device)
+    dtype = number_format(device, dtype)
+    training, logits, labels = net.training, [], []
+    net.eval()
+    try:
+        with torch.inference_mode(), _autocast(device, dtype):
+            for batch, batch_labels in loader:
+                logits.append(net(_moved(batch, device)).float())
+                labels.append(batch_labels)
+    finally:
+        net.train(training)
+    if not logits:
+        raise ValueError("the loader yields no batch")
+    return torch.cat(logits).cpu().clone(), torch.cat(labels).cpu()
+
+
+def test(
+    net: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy, in [0, 1], over the images of `loader`; trains nothing."""
+    logits, labels = evaluate(net, loader, device=device, dtype=dtype)
+    return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()
+
+
+def _device_of(net: nn.Module, device) -> torch.device:
+    if device is not None:
+        return pick_device(device)
+    return next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
+
+
+def _moved(images: Tensor, device: torch.device) -> Tensor:
+    return images.to(device, non_blocking=True, memory_format=torch.channels_last)
+
+
+def _autocast(device: torch.device, dtype: torch.dtype):
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+# ---- A whole run -----------------------------------------------------------------------------------
+
+
+@dataclass
+class History:
+    """What a run was and how it went; the lists have an entry an epoch.
+
+    Losses are mean cross-entropies (the training one with the recipe's label smoothing, on the
+    augmented images, while the network changes), accuracies in [0, 1], `lr` that of the epoch's last
+    step, `seconds` those of the training steps with their augmentation, evaluations not counted.
+    """
+
+    name: str  # of the experiment; runs that differ in the seed alone share it
+    dataset: str
+    parameters: int
+    recipe: dict
+    seed: int
+    machine: dict
+    train_loss: list[float] = field(default_factory=list)
+    train_accuracy: list[float] = field(default_factory=list)
+    test_loss: list[float] = field(default_factory=list)
+    test_accuracy: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs done."""
+        return len(self.train_loss)
+
+    @property
+    def train_seconds(self) -> float:
+        """Seconds of all training steps so far."""
+        return sum(self.seconds)
+
+    def summary(self) -> dict:
+        """The run in a line: the last epoch's figures, never the best ones."""
+        return {
+            "name": self.name,
+            "dataset": self.dataset,
+            "test_accuracy": self.test_accuracy[-1] if self.test_accuracy else None,
+            "train_seconds": round(self.train_seconds, 2),
+            "parameters": self.parameters,
+            "epochs": self.epochs,
+            "seed": self.seed,
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write as JSON; the folder is made, and a file that is there is replaced whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        os.replace(part, path)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> History:
+        """Read what `save` wrote."""
+        return cls(**json.loads(Path(path).read_text()))
+
+
+def fit(
+    net: nn.Module,
+    train_loader: Iterable[tuple[Tensor, Tensor]],
+    test_loader: Iterable[tuple[Tensor, Tensor]] | None,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = True,
+    progress: bool = True,
+    name: str = "",
+) -> History:
+    """Train `net` by `recipe`, testing after every epoch, and return the History; `net` is changed.
+
+    test_loader: None to test nothing. seed: of the data's order, the augmentation and dropout; the
+    weights are `net`'s own, so seed torch before making it. device: None picks CUDA or MPS where there
+    is one. dtype: what convolutions compute in; None follows the processor. checkpoint: a file written
+    after every epoch; where it is there and `resume` is set, the run goes on from it and ends as if it
+    had never stopped. progress: show a bar. name: of the
+    experiment, shown in the bar and kept in the History; the network's class where empty.
+
+    Raises ValueError where the checkpoint is of another experiment (name, parameters, seed, data set or
+    recipe), and leaves it alone.
+    """
+    device = pick_device(device)
+    dtype = number_format(device, dtype)
+    net.to(device, memory_format=torch.channels_last)
+    optimizer = OPTIMIZERS[recipe.optimizer](net, recipe)
+    peak = [group["lr"] for group in optimizer.param_groups]
+    history = History(
+        name=name or type(net).__name__,
+        dataset=getattr(train_loader, "name", "") or type(train_loader).__name__,
+        parameters=sum(parameter.numel() for parameter in net.parameters()),
+        recipe=recipe.to_dict(),
+        seed=seed,
+        machine=machine(device) | {"dtype": str(dtype).removeprefix("torch.")},
+    )
+    if checkpoint is not None and resume and Path(checkpoint).exists():
+        history = _resumed(Path(checkpoint), net, optimizer, history)
+    steps = len(train_loader)
+    bar = _bar(recipe.epochs * steps, history.epochs * steps, progress)
+
+    with bar:
+        for epoch in range(history.epochs, recipe.epochs):
+            _rewind(train_loader, seed, epoch)
+
+            def before_step(index: int, epoch: int = epoch) -> int | None:
+                done = (epoch * steps + index) / (recipe.epochs * steps)
+                for group, lr in zip(optimizer.param_groups, peak, strict=True):
+                    group["lr"] = lr * recipe.lr_factor(done)
+                bar.update()
+                return recipe.image_size(done)
+
+            bar.set_description(f"{history.name} epoch {epoch + 1}/{recipe.epochs}")
+            started = time.perf_counter()
+            loss, accuracy = train(
+                net,
+                train_loader,
+                optimizer,
+                loss=partial(F.cross_entropy, label_smoothing=recipe.label_smoothing),
+                l1=recipe.l1,
+                l2=recipe.l2,
+                before_step=before_step,
+                device=device,
+                dtype=dtype,
+            )
+            history.seconds.append(time.perf_counter() - started)
+            history.train_loss.append(loss)
+            history.train_accuracy.append(accuracy)
+            history.lr.append(optimizer.param_groups[0]["lr"])
+            shown = {"train loss": f"{loss:.3f}", "accuracy": f"{accuracy:.1%}"}
+            if test_loader is not None:
+                test_loss, test_accuracy = test(net, test_loader, device=device, dtype=dtype)
+                history.test_loss.append(test_loss)
+                history.test_accuracy.append(test_accuracy)
+                shown |= {"test loss": f"{test_loss:.3f}", "test accuracy": f"{test_accuracy:.1%}"}
+            bar.set_postfix(shown)
+            if checkpoint is not None:
+                _save_checkpoint(Path(checkpoint), net, optimizer, history)
+    return history
+
+
+def _bar(total: int, done: int, progress: bool) -> tqdm:
+    # Plain text, so that it needs no widgets and a saved notebook stays valid; silent without a stderr.
+    return tqdm(
+        total=total,
+        initial=done,
+        disable=not progress or sys.stderr is None,
+        mininterval=0.5,
+    )
+
+
+def _rewind(loader, seed: int, epoch: int) -> None:
+    """The epoch's data follows from seed and epoch alone, whatever ran before: so a run can be resumed."""
+    torch.manual_seed((seed + 1) * 1_000_003 + epoch)
+    if hasattr(loader, "seed") and hasattr(loader, "epoch"):
+        loader.seed, loader.epoch = seed, epoch
+
+
+def _save_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, history: History) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "history": asdict(history)}
+    torch.save(state, part)
+    os.replace(part, path)  # whole or not at all, whenever the machine stops
+
+
+def _resumed(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, new: History) -> History:
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    old = History(**state["history"])
+    for what in ("name", "parameters", "seed", "dataset", "recipe"):
+        here, there = getattr(new, what), getattr(old, what)
+        if json.dumps(here) != json.dumps(there):  # as JSON: a tuple and its list are the same
+            raise ValueError(
+                f"checkpoint {path} is of {what} {there!r}, not of {here!r}; "
+                "give another checkpoint file, or resume=False to start anew and replace it"
+            )
+    net.load_state_dict(state["net"])
+    optimizer.load_state_dict(state["optimizer"])
+    return old

@@ -1,0 +1,512 @@
+"""Convolution techniques in one small network: `Net`, its blocks and its arithmetic.
+
+Needs torch alone, so the file can be copied beside any notebook and imported there:
+
+    from model import Net, describe
+    net = Net("batch", "mixed")            # normalization, convolution technique
+    print(describe(net))                   # a row per convolution: shapes, receptive field, cost
+
+The sections, from top to bottom: convolution techniques, normalizations, the block that joins them,
+the network, and its arithmetic (parameters, multiply-accumulates, receptive field).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+# ---- Convolution techniques ------------------------------------------------------------------------
+# Each maps (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride)).
+
+
+def standard(in_channels, out_channels, *, kernel_size=3, stride=1, dilation=1, bias=False) -> nn.Module:
+    """The dense convolution: every output channel reads every input channel at every tap."""
+    return _conv2d(in_channels, out_channels, kernel_size, stride, dilation, bias=bias)
+
+
+def dilated(in_channels, out_channels, *, kernel_size=3, stride=1, dilation=2, bias=False) -> nn.Module:
+    """The dense convolution with its taps `dilation` pixels apart: a wider view for the same weights.
+
+    Source: Yu and Koltun, "Multi-Scale Context Aggregation by Dilated Convolutions", arXiv 1511.07122.
+    """
+    return _conv2d(in_channels, out_channels, kernel_size, stride, dilation, bias=bias)
+
+
+def depthwise_separable(
+    in_channels, out_channels, *, kernel_size=3, stride=1, dilation=1, bias=False
+) -> nn.Module:
+    """Depthwise, then pointwise: each channel is filtered alone, then a 1x1 convolution mixes channels.
+
+    Source: Howard et al., "MobileNets", arXiv 1704.04861 (here with nothing between the two).
+    """
+    block = nn.Sequential()
+    block.add_module(
+        "depthwise", _conv2d(in_channels, in_channels, kernel_size, stride, dilation, in_channels)
+    )
+    block.add_module("pointwise", _conv2d(in_channels, out_channels, 1, bias=bias))
+    return block
+
+
+def blueprint_separable(
+    in_channels, out_channels, *, kernel_size=3, stride=1, dilation=1, bias=False
+) -> nn.Module:
+    """Pointwise, then depthwise: channels are mixed first, then each output channel is filtered alone.
+
+    Source: Haase and Amthor, "Rethinking Depthwise Separable Convolutions", arXiv 2003.13549 (BSConv-U).
+    """
+    block = nn.Sequential()
+    block.add_module("pointwise", _conv2d(in_channels, out_channels, 1))
+    block.add_module(
+        "depthwise",
+        _conv2d(out_channels, out_channels, kernel_size, stride, dilation, out_channels, bias=bias),
+    )
+    return block
+
+
+def mixed(in_channels, out_channels, *, kernel_size=3, stride=1, dilation=1, bias=False) -> nn.Module:
+    """Each technique where it pays, the rule that the rows of `STAGES` follow.
+
+    Dilated where a dilation above 1 is asked for; depthwise-separable where it would make more than 64
+    channels, for there a dense kernel costs the most weights; standard elsewhere.
+    """
+    technique = dilated if dilation > 1 else depthwise_separable if out_channels > 64 else standard
+    return technique(
+        in_channels, out_channels, kernel_size=kernel_size, stride=stride, dilation=dilation, bias=bias
+    )
+
+
+def _conv2d(in_channels, out_channels, kernel_size, stride=1, dilation=1, groups=1, bias=False) -> nn.Conv2d:
+    padding = dilation * (kernel_size - 1) // 2  # what keeps the size at stride 1, for an odd kernel
+    return nn.Conv2d(
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups=groups, bias=bias
+    )
+
+
+CONVS: dict[str, Callable[..., nn.Module]] = {
+    "standard": standard,
+    "dilated": dilated,
+    "depthwise_separable": depthwise_separable,
+    "blueprint_separable": blueprint_separable,
+    "mixed": mixed,
+}
+
+# ---- Normalizations --------------------------------------------------------------------------------
+# Each maps a number of channels to a module that keeps the shape (N, C, H, W).
+
+
+def batch_norm(channels: int) -> nn.Module:
+    """Each channel over the batch: statistics over (N, H, W). Ioffe and Szegedy, arXiv 1502.03167."""
+    return nn.BatchNorm2d(channels)
+
+
+def layer_norm(channels: int) -> nn.Module:
+    """Each image over all its channels: statistics over (C, H, W), affine per channel. arXiv 1607.06450."""
+    return nn.GroupNorm(1, channels)
+
+
+def group_norm(channels: int, groups: int = 8) -> nn.Module:
+    """Each image in `groups` groups of channels: statistics over (C / groups, H, W). arXiv 1803.08494.
+
+    Raises ValueError when `groups` does not divide `channels`.
+    """
+    _positive_int("groups", groups)
+    if channels % groups:
+        raise ValueError(
+            f"groups={groups} does not divide channels={channels}; it divides for "
+            f"groups in {[g for g in range(1, channels + 1) if channels % g == 0]}"
+        )
+    return nn.GroupNorm(groups, channels)
+
+
+def instance_norm(channels: int) -> nn.Module:
+    """Each channel of each image alone: statistics over (H, W), affine. arXiv 1607.08022."""
+    return nn.InstanceNorm2d(channels, affine=True)
+
+
+def no_norm(channels: int) -> nn.Module:
+    """No normalization: the convolution before it carries a bias instead."""
+    return nn.Identity()
+
+
+NORMS: dict[str, Callable[..., nn.Module]] = {
+    "batch": batch_norm,
+    "layer": layer_norm,
+    "group": group_norm,
+    "instance": instance_norm,
+    "none": no_norm,
+}
+
+# ---- The block -------------------------------------------------------------------------------------
+
+
+class Residual(nn.Sequential):
+    """`x + block(x)`, for a block that keeps the shape. He et al., arXiv 1512.03385."""
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, H, W)
+        return x + super().forward(x)
+
+
+def conv_block(
+    in_channels: int,
+    out_channels: int,
+    *,
+    conv: str | Callable[..., nn.Module] = "standard",
+    norm: str | Callable[[int], nn.Module] = "batch",
+    kernel_size: int = 3,
+    stride: int = 1,
+    dilation: int | None = None,
+    groups: int | None = None,
+    residual: bool = False,
+    activation: Callable[[], nn.Module] = nn.ReLU,
+) -> nn.Sequential:
+    """A convolution of the named technique, its normalization and its activation.
+
+    Maps (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride)); the children
+    are named conv, norm and act. The convolution has a bias only where no normalization follows.
+
+    conv: a name in CONVS, or a callable of the same signature. norm: a name in NORMS, or a callable
+    from channels to a module. dilation: distance of the taps in pixels; None is the technique's own, 2
+    for "dilated" and 1 for the others. groups: for norm="group" alone, the number of groups (8).
+    residual: add the input to the output, for a block that keeps the shape.
+
+    Raises ValueError for an unknown name, an even kernel, a size, stride or dilation below 1, and a
+    residual block that changes the shape.
+    """
+    _positive_int("in_channels", in_channels)
+    _positive_int("out_channels", out_channels)
+    _positive_int("kernel_size", kernel_size)
+    _positive_int("stride", stride)
+    if kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size={kernel_size} is even; only an odd kernel (1, 3, 5, ...) has a centre")
+    shape = {"kernel_size": kernel_size, "stride": stride}
+    if dilation is not None:
+        _positive_int("dilation", dilation)
+        shape["dilation"] = dilation
+    make_conv = _lookup("conv", conv, CONVS)
+    make_norm = _lookup("norm", norm, NORMS)
+    if groups is not None:
+        if make_norm is not group_norm:
+            raise ValueError(f"groups={groups!r} goes with norm='group' alone, and norm={norm!r} was given")
+        make_norm = partial(group_norm, groups=groups)
+    if residual and (in_channels != out_channels or stride != 1):
+        raise ValueError(
+            f"a residual block keeps the shape; in_channels={in_channels}, out_channels={out_channels} "
+            f"and stride={stride} do not"
+        )
+    block = Residual() if residual else nn.Sequential()
+    block.add_module("conv", make_conv(in_channels, out_channels, **shape, bias=make_norm is no_norm))
+    block.add_module("norm", make_norm(out_channels))
+    block.add_module("act", activation())
+    return block
+
+
+def _lookup(kind: str, value, registry: dict[str, Callable]) -> Callable:
+    if callable(value):
+        return value
+    if not isinstance(value, str) or value not in registry:
+        raise ValueError(f"unknown {kind} {value!r}; choose one of {', '.join(map(repr, registry))}")
+    return registry[value]
+
+
+def _positive_int(name: str, value) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}={value!r} must be an integer of at least 1")
+
+
+# ---- The network -----------------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    """A row of the network's table: one convolution block."""
+
+    channels: int  # output channels at width 1
+    conv: str = "standard"  # its technique in the "mixed" network
+    stride: int = 1
+
+
+# The strict variant of the course: C1 to C4, receptive field above 52, fewer than 100,000 parameters.
+STAGES: tuple[tuple[Row, ...], ...] = (
+    (Row(32, stride=2),),
+    (Row(48, stride=2), Row(48)),
+    (Row(48, "dilated"),),
+    (Row(96, "depthwise_separable"),) * 4,
+)
+
+MIN_IMAGE_SIZE = 16  # pixels; below it the last map is too small to normalize
+CHANNEL_STEP = 8  # widths are scaled in steps of 8 channels, so that 2, 4 or 8 groups divide them
+
+
+class Net(nn.Module):
+    """Stages C1 to C4 of convolution blocks, a 1x1 convolution to the classes, global average pooling.
+
+    Maps float images (N, in_channels, H, W), H and W at least 16 pixels, to logits (N, num_classes).
+    `Net()` keeps the strict rules of the course: fewer than 100,000 parameters, a receptive field above
+    52 pixels, depthwise-separable and dilated convolutions, no pooling but the global average, and no
+    linear layer after it. Every (norm, conv) pair has the same topology: rows, channels, strides and
+    skip connections; the pair changes the normalization or the convolution alone.
+
+    norm: a name in NORMS, or a callable from channels to a module.
+    conv: a name in CONVS, or a callable of the same signature, for every row; "mixed" takes the
+        technique that each row of the table names.
+    width: factor on the channels of every row, rounded down to a multiple of 8.
+    groups: for norm="group" alone, the number of groups (8).
+    stages: the table, a sequence of stages, each a sequence of `Row` (channels, conv, stride).
+    activation: a callable that makes the activation.
+
+    Raises ValueError for names, numbers or tables it does not know, saying what is allowed.
+    """
+
+    def __init__(
+        self,
+        norm: str | Callable[[int], nn.Module] = "batch",
+        conv: str | Callable[..., nn.Module] = "mixed",
+        *,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        width: float = 1.0,
+        groups: int | None = None,
+        stages=STAGES,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+    ):
+        super().__init__()
+        _positive_int("num_classes", num_classes)
+        _positive_int("in_channels", in_channels)
+        _lookup("conv", conv, CONVS)
+        if not isinstance(width, (int, float)) or not width > 0:
+            raise ValueError(f"width={width!r} must be a number above 0")
+        self.in_channels = channels = in_channels
+        for number, rows in enumerate(stages, 1):
+            stage = nn.Sequential()
+            for row in (Row(*row) for row in rows):
+                out_channels = scaled(row.channels, width)
+                block = conv_block(
+                    channels,
+                    out_channels,
+                    conv=row.conv if conv == "mixed" else conv,
+                    norm=norm,
+                    stride=row.stride,
+                    groups=groups,
+                    residual=row.stride == 1 and out_channels == channels,
+                    activation=activation,
+                )
+                stage.append(block)
+                channels = out_channels
+            self.add_module(f"c{number}", stage)
+        self.output = nn.Conv2d(channels, num_classes, 1)
+        self._initialize()
+
+    @classmethod
+    def within(cls, budget: int, *, conv="mixed", norm="batch", **options) -> Net:
+        """The widest such network with at most `budget` parameters (options as for `Net`, but width).
+
+        Raises ValueError when even the narrowest one has more.
+        """
+        _positive_int("budget", budget)
+        if "width" in options:
+            raise ValueError("Net.within finds the width; give a budget or a width, not both")
+        rows = [Row(*row) for rows in options.get("stages", STAGES) for row in rows]
+
+        def size(width: float) -> int:
+            with torch.device("meta"):  # counted without allocating anything
+                return count_parameters(cls(norm, conv, width=width, **options))
+
+        ceiling = 1.0
+        while size(ceiling) <= budget:
+            ceiling *= 2
+        most = max(int(row.channels * ceiling) for row in rows)
+        # The only widths at which any row gains channels.
+        widths = sorted(
+            {
+                multiple / row.channels
+                for row in rows
+                for multiple in range(CHANNEL_STEP, most + 1, CHANNEL_STEP)
+                if multiple / row.channels <= ceiling
+            }
+        )
+        fitting = bisect_right(widths, budget, key=size)
+        if fitting == 0:
+            raise ValueError(
+                f"budget={budget} is too small: the narrowest such network has {size(widths[0])} parameters"
+            )
+        return cls(norm, conv, width=widths[fitting - 1], **options)
+
+    def features(self, images: Tensor) -> Tensor:
+        """The last map before the global average: (N, C, H, W) -> (N, num_classes, H', W')."""
+        self._check(images)
+        maps = images
+        for stage in self.children():
+            maps = stage(maps)
+        return maps
+
+    def forward(self, images: Tensor) -> Tensor:  # (N, C, H, W) -> (N, num_classes)
+        return self.features(images).mean((2, 3))
+
+    def _check(self, images: Tensor) -> None:
+        if images.ndim != 4:
+            raise ValueError(f"images of shape {tuple(images.shape)}: expected (N, {self.in_channels}, H, W)")
+        if images.shape[1] != self.in_channels:
+            raise ValueError(
+                f"images of shape {tuple(images.shape)} have {images.shape[1]} channels; "
+                f"this network takes in_channels={self.in_channels}"
+            )
+        if min(images.shape[2:]) < MIN_IMAGE_SIZE:
+            raise ValueError(
+                f"images of {images.shape[2]}x{images.shape[3]} pixels; at least "
+                f"{MIN_IMAGE_SIZE}x{MIN_IMAGE_SIZE} are needed"
+            )
+
+    def _initialize(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels * width` rounded down to a multiple of CHANNEL_STEP, and at least that."""
+    return max(CHANNEL_STEP, int(channels * width + 1e-9) // CHANNEL_STEP * CHANNEL_STEP)
+
+
+# ---- Arithmetic ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ConvRow:
+    """One convolution of a network, as `describe` lists it."""
+
+    name: str
+    kind: str  # "standard", "dilated", "depthwise", "dilated depthwise", "grouped" or "pointwise"
+    kernel_size: int  # pixels
+    stride: int  # pixels of its input map
+    dilation: int  # pixels of its input map
+    output_shape: tuple[int, int, int]  # (C, H, W)
+    receptive_field: int  # pixels of the image
+    parameters: int  # weights and bias of the convolution
+    macs: int  # multiply-accumulates an image
+
+
+class Description(list):
+    """A list of ConvRow that prints as a table, in a terminal and in a notebook."""
+
+    COLUMNS = (
+        *("name", "kind", "kernel", "stride", "dilation"),
+        *("output", "receptive field", "parameters", "MACs"),
+    )
+
+    def __init__(self, rows, total_parameters: int):
+        super().__init__(rows)
+        self.total_parameters = total_parameters
+        self.total_macs = sum(row.macs for row in self)
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        cells = [
+            (
+                row.name,
+                row.kind,
+                f"{row.kernel_size}x{row.kernel_size}",
+                str(row.stride),
+                str(row.dilation),
+                "x".join(map(str, row.output_shape)),
+                str(row.receptive_field),
+                f"{row.parameters:,}",
+                f"{row.macs:,}",
+            )
+            for row in self
+        ]
+        others = self.total_parameters - sum(row.parameters for row in self)
+        blank = ("",) * 6
+        cells.append(("not in a convolution", *blank, f"{others:,}", ""))
+        cells.append(("total", *blank, f"{self.total_parameters:,}", f"{self.total_macs:,}"))
+        return cells
+
+    def __str__(self) -> str:
+        lines = [self.COLUMNS, *self._cells()]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        pad = [str.ljust, str.ljust, *[str.rjust] * (len(widths) - 2)]
+        return "\n".join(
+            "  ".join(
+                align(cell, width) for align, cell, width in zip(pad, line, widths, strict=True)
+            ).rstrip()
+            for line in lines
+        )
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{column}</th>" for column in self.COLUMNS)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{cell}</td>" for cell in line) + "</tr>" for line in self._cells()
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def describe(net: nn.Module, image_size: int = 32) -> Description:
+    """A `ConvRow` per 2-D convolution of `net`, in the order in which one image runs through them.
+
+    image_size: pixels, of a square image. The receptive field is that of a chain of convolutions, where
+    skip connections add nothing; it grows by (kernel - 1) * dilation * (product of the strides before).
+    The network is left as it was, its mode and statistics included.
+    """
+    convs = {module: name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)}
+    if not convs:
+        raise ValueError(f"{type(net).__name__} has no Conv2d to describe")
+    _positive_int("image_size", image_size)
+    rows: list[ConvRow] = []
+    field, jump = 1, 1  # receptive field, and distance of neighbouring units, in pixels of the image
+
+    def record(module: nn.Conv2d, inputs, output: Tensor) -> None:
+        nonlocal field, jump
+        (kernel, *_), (stride, *_), (dilation, *_) = module.kernel_size, module.stride, module.dilation
+        field += (kernel - 1) * dilation * jump
+        jump *= stride
+        rows.append(
+            ConvRow(
+                name=convs[module],
+                kind=_kind(module),
+                kernel_size=kernel,
+                stride=stride,
+                dilation=dilation,
+                output_shape=tuple(output.shape[1:]),
+                receptive_field=field,
+                parameters=count_parameters(module),
+                macs=module.weight.numel() * output.shape[2] * output.shape[3],
+            )
+        )
+
+    first = next(iter(convs))
+    image = torch.zeros(1, first.in_channels, image_size, image_size).to(first.weight)
+    training = {module: module.training for module in net.modules()}
+    handles = [module.register_forward_hook(record) for module in convs]
+    try:
+        net.eval()
+        with torch.no_grad():
+            net(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in training.items():
+            module.training = mode
+    return Description(rows, count_parameters(net))
+
+
+def _kind(conv: nn.Conv2d) -> str:
+    if conv.kernel_size == (1, 1):
+        return "pointwise"
+    spread = "dilated" if conv.dilation != (1, 1) else ""
+    depth = "depthwise" if conv.groups == conv.in_channels > 1 else "grouped" if conv.groups > 1 else ""
+    return f"{spread} {depth}".strip() or "standard"
+
+
+def receptive_field(net: nn.Module) -> int:
+    """Side, in pixels of the image, of the square that one unit of the last convolution's map can see."""
+    return describe(net)[-1].receptive_field
+
+
+def count_parameters(net: nn.Module) -> int:
+    """Number of parameters, trainable or not: the sum of the sizes of all parameter tensors."""
+    return sum(parameter.numel() for parameter in net.parameters())

@@ -1,0 +1,30 @@
+"""What the tests share: real CIFAR-10 where it lies, and small data sets where it does not matter which."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lab.data import FOLDER, Dataset, stand_in
+
+HERE = Path(__file__).resolve().parent.parent
+
+
+def _cifar10_root() -> Path | None:
+    places = [os.environ.get("CIFAR10_ROOT"), HERE.parent / "shared", HERE / "data"]
+    return next((Path(place) for place in places if place and (Path(place) / FOLDER).is_dir()), None)
+
+
+@pytest.fixture(scope="session")
+def cifar10_root() -> Path:
+    """The folder that holds CIFAR-10; the test is skipped where there is none."""
+    root = _cifar10_root()
+    if root is None:
+        pytest.skip(f"no CIFAR-10 here: set CIFAR10_ROOT to the folder that holds {FOLDER}")
+    return root.resolve()
+
+
+@pytest.fixture(scope="session")
+def small() -> Dataset:
+    """A stand-in of 1,000 training and 500 test images."""
+    return stand_in(1_000, 500)

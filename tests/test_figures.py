@@ -1,0 +1,478 @@
+"""Figures: what is drawn equals what was given, and nothing outside the figure changes."""
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+
+from lab import figures
+from lab.training import History
+
+DATASET = "STAND-IN (not CIFAR-10)"
+CLASSES = ("cat", "dog", "frog")
+
+
+@pytest.fixture(autouse=True)
+def no_display_and_no_settings_changed():
+    plt.switch_backend("Agg")
+    before = matplotlib.rcParams.copy()
+    yield
+    assert matplotlib.rcParams == before
+    plt.close("all")
+
+
+def history(epochs=3, dataset=DATASET, shift=0.0):
+    steps = [step / 100 + shift for step in range(epochs)]
+    return History(
+        dataset=dataset,
+        name="run",
+        parameters=1,
+        recipe={},
+        seed=0,
+        machine={},
+        train_loss=[2 - step for step in steps],
+        test_loss=[2.1 - step for step in steps],
+        train_accuracy=[0.5 + step for step in steps],
+        test_accuracy=[0.4 + step for step in steps],
+    )
+
+
+def pictures(count):  # uint8, every pixel of its own
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=generator)
+
+
+def comparison_rows():
+    return [
+        {"name": "standard", "accuracy": 0.875, "parameters": 1234, "macs": 5_600_000, "seconds": 12.3},
+        {"name": "mixed", "accuracy": 0.9, "parameters": 93_322, "macs": 910, "seconds": 0},
+    ]
+
+
+def shown(ax):
+    return np.asarray(ax.images[0].get_array())
+
+
+def hwc(image):
+    return image.permute(1, 2, 0).numpy()
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+
+
+def all_figures():
+    images, labels = pictures(4), torch.tensor([0, 1, 2, 0])
+    logits = torch.eye(3)[torch.tensor([1, 1, 0, 0])]
+    gradient = np.pad(np.ones((3, 3)), 2)
+    named = {"dataset": DATASET}
+    return {
+        "samples": figures.plot_samples(images, labels, CLASSES, **named),
+        "augmentations": figures.plot_augmentations(images, torch.stack([images] * 2, 1), **named),
+        "curves": figures.plot_curves({"standard": history(), "mixed": history(shift=0.1)}),
+        "misclassified": figures.plot_misclassified(images, labels, logits, CLASSES, **named),
+        "none misclassified": figures.plot_misclassified(
+            images, labels, torch.eye(3)[labels], CLASSES, **named
+        ),
+        "confusion": figures.plot_confusion(labels, logits.argmax(1), CLASSES, **named).figure,
+        "receptive field": figures.plot_receptive_field(gradient, 3, **named).figure,
+        "comparison": figures.plot_comparison(comparison_rows(), **named),
+    }
+
+
+def test_every_figure_of_data_names_its_data_set_in_the_title():
+    for name, figure in all_figures().items():
+        titles = [figure.get_suptitle(), *(ax.get_title() for ax in figure.axes)]
+        assert any(DATASET in " ".join(title.split()) for title in titles), name
+
+
+def test_every_axis_with_ticks_has_a_label():
+    for name, figure in all_figures().items():
+        for ax in figure.axes:
+            if ax.get_label() == "<colorbar>":
+                assert ax.get_ylabel().endswith(("[%]", "largest")), name
+            elif len(ax.get_xticks()) and ax.axison:
+                assert ax.get_xlabel(), name
+                assert ax.get_ylabel() or ax is not figure.axes[0], name
+
+
+# ---- Colours ---------------------------------------------------------------------------------------
+
+
+def test_a_technique_has_its_colour_in_every_picture():
+    from model import CONVS, NORMS
+
+    assert figures.TECHNIQUE_COLOURS.keys() == CONVS.keys()
+    assert figures.NORM_COLOURS.keys() == NORMS.keys()
+    names = [*figures.TECHNIQUE_COLOURS]
+    curves = figures.plot_curves({name: history() for name in names})
+    for ax in curves.axes:
+        assert {line.get_label(): to_hex(line.get_color()).upper() for line in ax.lines} == (
+            figures.TECHNIQUE_COLOURS
+        )
+    rows = [comparison_rows()[0] | {"name": name} for name in reversed(names)]
+    for ax in figures.plot_comparison(rows, dataset=DATASET).axes:
+        bars = [to_hex(bar.get_facecolor()).upper() for bar in ax.patches]
+        assert bars == [figures.TECHNIQUE_COLOURS[name] for name in reversed(names)]
+    drawn = {to_hex(patch.get_facecolor()).upper() for patch in figures.plot_techniques().axes[0].patches}
+    assert drawn >= {colour for name, colour in figures.TECHNIQUE_COLOURS.items() if name != "mixed"}
+
+
+def test_other_names_have_stable_colours_that_differ():
+    names = ["run 1", "run 2", "standard", "Depthwise-separable", "batch"]
+    palette = figures.colours(names)
+    assert palette["standard"] == figures.TECHNIQUE_COLOURS["standard"]
+    assert palette["Depthwise-separable"] == figures.TECHNIQUE_COLOURS["depthwise_separable"]
+    assert palette["batch"] == figures.NORM_COLOURS["batch"]
+    assert len(set(palette.values())) == len(names)
+    assert figures.colours(["standard", "run 1"])["run 1"] == palette["run 1"]
+    others = [f"other {number}" for number in range(len(figures.OTHER_COLOURS))]
+    assert set(figures.colours(others).values()) == set(figures.OTHER_COLOURS)
+    assert len(figures.colours([f"{number}" for number in range(40)])) == 40
+
+
+# ---- Images ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float", "array"])
+def test_samples_are_shown_as_they_are(kind):
+    images, labels = pictures(5), torch.tensor([2, 0, 1, 1, 0])
+    given = {"uint8": images, "float": images / 255, "array": images.numpy()}[kind]
+    figure = figures.plot_samples(given, labels, CLASSES, dataset=DATASET, columns=2)
+    assert len(figure.axes) == 5
+    for ax, image, label in zip(figure.axes, images, labels, strict=True):
+        expected = hwc(image) / 255 if kind == "float" else hwc(image)
+        np.testing.assert_allclose(shown(ax), expected, rtol=1e-6)
+        assert ax.images[0].origin == "upper"
+        assert ax.images[0].get_interpolation() == "nearest"
+        assert ax.get_title() == CLASSES[label]
+        assert len(ax.get_xticks()) == len(ax.get_yticks()) == 0
+    assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == (3, 2)
+
+
+def test_augmentations_are_rows_with_the_original_first():
+    originals = pictures(2)
+    versions = torch.stack([originals.flip(3), originals.flip(2), 255 - originals], 1)  # (2, 3, 3, 8, 8)
+    figure = figures.plot_augmentations(originals, versions, dataset=DATASET)
+    expected = [image for row in range(2) for image in (originals[row], *versions[row])]
+    assert len(figure.axes) == len(expected)
+    for ax, image in zip(figure.axes, expected, strict=True):
+        np.testing.assert_array_equal(shown(ax), hwc(image))
+    assert [ax.get_title() for ax in figure.axes[:4]] == ["original", "version 1", "version 2", "version 3"]
+
+
+def test_pictures_of_the_wrong_kind_are_refused():
+    labels = torch.tensor([0, 1])
+
+    def samples(images, labels=labels, **options):
+        figures.plot_samples(images, labels, CLASSES, dataset=DATASET, **options)
+
+    with pytest.raises(ValueError, match=r"images of shape \(2, 8, 8, 3\): expected \(N, 3, H, W\)"):
+        samples(pictures(2).permute(0, 2, 3, 1))
+    with pytest.raises(ValueError, match="at least one image"):
+        samples(pictures(0))
+    with pytest.raises(ValueError, match="denormalized"):
+        samples(torch.randn(2, 3, 8, 8))
+    with pytest.raises(ValueError, match="expected float in"):
+        samples(torch.full((2, 3, 8, 8), torch.nan))
+    with pytest.raises(ValueError, match="expected uint8"):
+        samples(pictures(2).long())
+    with pytest.raises(ValueError, match="labels of length 2: expected 3"):
+        samples(pictures(3))
+    with pytest.raises(ValueError, match="labels from 0 to 3: expected class numbers from 0 to 2"):
+        samples(pictures(2), torch.tensor([0, 3]))
+    with pytest.raises(ValueError, match=r"expected .* integers"):
+        samples(pictures(2), torch.tensor([0.0, 1.0]))
+    with pytest.raises(ValueError, match="columns=0"):
+        samples(pictures(2), columns=0)
+    with pytest.raises(ValueError, match=r"versions of shape \(3, 1, 3, 8, 8\): expected \(2, K, 3, H, W\)"):
+        figures.plot_augmentations(pictures(2), pictures(3).unsqueeze(1), dataset=DATASET)
+
+
+# ---- Curves ----------------------------------------------------------------------------------------
+
+
+def test_curves_hold_the_histories_values():
+    histories = {"standard": history(3), "mixed": history(5, shift=0.1)}
+    figure = figures.plot_curves(histories)
+    assert len(figure.axes) == 4
+    for ax, (attribute, factor) in zip(
+        figure.axes,
+        [("train_loss", 1), ("test_loss", 1), ("train_accuracy", 100), ("test_accuracy", 100)],
+        strict=True,
+    ):
+        assert [line.get_label() for line in ax.lines] == list(histories)
+        for line, run in zip(ax.lines, histories.values(), strict=True):
+            np.testing.assert_array_equal(line.get_xdata(), range(1, run.epochs + 1))
+            np.testing.assert_allclose(line.get_ydata(), np.array(getattr(run, attribute)) * factor)
+        assert {text.get_text() for text in ax.texts} == set(histories)
+        assert ax.get_xlabel() == "epoch"
+        assert ax.get_ylabel() == ("accuracy [%]" if factor == 100 else "cross-entropy [nats]")
+        assert all(tick == round(tick) for tick in ax.get_xticks())
+
+
+def test_labels_of_equal_curves_do_not_overlap():
+    figure = figures.plot_curves({f"run {number}": history() for number in range(12)})
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        extents = [Text.get_window_extent(text) for text in ax.texts]  # without the lines to the curves
+        boxes = sorted(extents, key=lambda box: box.y0)
+        assert len(boxes) == 12
+        assert all(lower.y1 <= upper.y0 for lower, upper in pairwise(boxes))
+
+
+def test_curves_of_one_epoch_without_test_or_with_divergence():
+    figure = figures.plot_curves({"mixed": history(1)}, dataset="CIFAR-10")
+    assert "CIFAR-10" in figure.get_suptitle()
+    assert all(ax.lines[0].get_marker() == "o" for ax in figure.axes)
+    assert [tick for tick in figure.axes[0].get_xticks() if 0.5 <= tick <= 1.5] == [1.0]
+    untested = history()
+    untested.test_loss, untested.test_accuracy = [], []
+    assert texts(figures.plot_curves({"mixed": untested})).count("not measured") == 2
+    diverged = history()
+    diverged.train_loss = [2.0, float("nan"), float("inf")]
+    assert figures.plot_curves({"mixed": diverged}).axes[0].texts[0].xy == pytest.approx((1, 2.0))
+
+
+def test_histories_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"histories=.* not empty"):
+        figures.plot_curves({})
+    with pytest.raises(ValueError, match="history 'a' has lists"):
+        figures.plot_curves({"a": history(0)})
+    with pytest.raises(ValueError, match="different data sets"):
+        figures.plot_curves({"a": history(), "b": history(dataset="CIFAR-10")})
+    short = history()
+    short.test_loss = short.test_loss[:1]
+    with pytest.raises(ValueError, match="'test_loss': 1"):
+        figures.plot_curves({"a": short})
+
+
+def test_spread_moves_as_little_as_possible():
+    np.testing.assert_allclose(figures._spread([0.5, 0.5], 0.2), [0.4, 0.6])
+    np.testing.assert_allclose(figures._spread([0.9, 0.1, 0.5], 0.2), [0.9, 0.1, 0.5])
+    np.testing.assert_allclose(figures._spread([0.0, 0.0, 0.9], 0.2), [0.0, 0.2, 0.9])
+    np.testing.assert_allclose(figures._spread([1.0, 1.0], 0.2), [0.8, 1.0])
+
+
+# ---- Errors ----------------------------------------------------------------------------------------
+
+
+def misclassified_case():
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    probabilities = torch.tensor(
+        [[0.6, 0.3, 0.1], [0.7, 0.2, 0.1], [0.05, 0.9, 0.05], [0.2, 0.3, 0.5], [0.1, 0.8, 0.1]]
+    )
+    return pictures(5), labels, probabilities.log() + 3  # wrong: 1 with 70 %, 2 with 90 %, 3 with 50 %
+
+
+@pytest.mark.parametrize("count", [20, 2])
+def test_misclassified_shows_the_wrong_ones_most_confident_first(count):
+    images, labels, logits = misclassified_case()
+    figure = figures.plot_misclassified(
+        images, labels, logits, CLASSES, dataset=DATASET, count=count, title="mixed"
+    )
+    expected = [
+        (2, "true: frog", "pred.: dog\n90.0 %"),
+        (1, "true: dog", "pred.: cat\n70.0 %"),
+        (3, "true: cat", "pred.: frog\n50.0 %"),
+    ]
+    assert len(figure.axes) == min(count, 3)
+    for ax, (index, true, predicted) in zip(figure.axes, expected, strict=False):
+        np.testing.assert_array_equal(shown(ax), hwc(images[index]))
+        assert (ax.get_title(), ax.get_xlabel()) == (true, predicted)
+    title = " ".join(figure.get_suptitle().split())
+    assert "3 of 5 images misclassified" in title
+    assert "mixed" in title
+    assert ("the 2 of highest softmax confidence" if count == 2 else "all, by softmax confidence") in title
+
+
+def test_confidences_that_round_to_one_keep_their_order():
+    logits = torch.tensor([[60.0, 0, 0], [80.0, 0, 0], [70.0, 0, 0]])
+    images = pictures(3)
+    figure = figures.plot_misclassified(images, torch.tensor([1, 1, 1]), logits, CLASSES, dataset=DATASET)
+    for ax, index in zip(figure.axes, [1, 2, 0], strict=True):
+        np.testing.assert_array_equal(shown(ax), hwc(images[index]))
+
+
+def test_nothing_misclassified_is_said():
+    labels = torch.tensor([0, 1])
+    figure = figures.plot_misclassified(pictures(2), labels, torch.eye(3)[:2], CLASSES, dataset=DATASET)
+    assert "Every image is classified correctly." in texts(figure)
+    assert "0 of 2 images misclassified" in figure.get_suptitle()
+
+
+def test_misclassified_refuses_what_does_not_fit():
+    images, labels, logits = misclassified_case()
+    with pytest.raises(ValueError, match=r"logits of shape \(5, 2\): expected \(5, 3\)"):
+        figures.plot_misclassified(images, labels, logits[:, :2], CLASSES, dataset=DATASET)
+    with pytest.raises(ValueError, match="NaN"):
+        figures.plot_misclassified(images, labels, logits * torch.nan, CLASSES, dataset=DATASET)
+    with pytest.raises(ValueError, match="count=0"):
+        figures.plot_misclassified(images, labels, logits, CLASSES, dataset=DATASET, count=0)
+
+
+def test_confusion_matrix_equals_counts():
+    by_hand = figures.confusion_matrix(torch.tensor([0, 0, 0, 1, 2]), torch.tensor([0, 1, 1, 1, 0]), 3)
+    np.testing.assert_array_equal(by_hand, [[1, 2, 0], [0, 1, 0], [1, 0, 0]])
+    generator = torch.Generator().manual_seed(0)
+    labels, predictions = torch.randint(0, 10, (2, 1000), generator=generator)
+    oracle = torch.zeros(10, 10, dtype=torch.long)
+    oracle.index_put_((labels, predictions), torch.tensor(1), accumulate=True)
+    np.testing.assert_array_equal(figures.confusion_matrix(labels, predictions, 10), oracle)
+    with pytest.raises(ValueError, match="predictions of length 1: expected 2"):
+        figures.confusion_matrix([0, 1], [0], 2)
+    with pytest.raises(ValueError, match=r"take argmax\(1\)"):
+        figures.confusion_matrix([0, 1], torch.eye(2), 2)
+    with pytest.raises(ValueError, match="from 0 to 2"):
+        figures.confusion_matrix([0, 1], [0, 2], 2)
+
+
+def test_confusion_draws_counts_and_shares_on_the_given_axes():
+    labels, predictions = [0, 0, 0, 0, 1], [0, 1, 1, 1, 1]
+    own = plt.subplots()[1]
+    ax = figures.plot_confusion(labels, predictions, CLASSES, dataset=DATASET, title="mixed", ax=own)
+    assert ax is own
+    cells = {text.get_position(): text.get_text() for text in ax.texts}  # (column, row)
+    assert {place: cells[place] for place in [(0, 0), (1, 0), (1, 1), (2, 2)]} == {
+        (0, 0): "1",
+        (1, 0): "3",
+        (1, 1): "1",
+        (2, 2): "0",
+    }
+    errors = ax.images[1].get_array()  # in percent of the true class, the diagonal masked
+    assert errors[0, 1] == 75
+    assert errors.mask.tolist() == np.eye(3, dtype=bool).tolist()
+    assert ax.get_title() == f"{DATASET}, mixed: 40.00 % of 5 images right"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted class", "true class")
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(CLASSES)
+
+
+# ---- Receptive field, comparison, schematics, files ------------------------------------------------
+
+
+def outline(ax):
+    square = [patch for patch in ax.patches if isinstance(patch, Rectangle)][-1]
+    return *square.get_xy(), square.get_width(), square.get_height()
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "side", "expected"),
+    [
+        ((2, 7), (3, 8), 5, (2.5, 1.5)),  # the box is the field
+        ((0, 4), (6, 10), 5, (5.5, -1.5)),  # cut at the upper and at the right border
+        ((0, 10), (0, 10), 14, (-2.5, -2.5)),  # larger than the image: centred
+        ((3, 6), (3, 6), 5, (1.5, 1.5)),  # less than the field was reached: centred
+    ],
+)
+def test_receptive_field_lies_on_the_gradient(rows, columns, side, expected):
+    gradient = torch.zeros(10, 10)
+    gradient[slice(*rows), slice(*columns)] = -2.0
+    gradient[rows[0], columns[0]] = 1.0
+    ax = figures.plot_receptive_field(gradient, side, title="mixed", dataset=DATASET)
+    x, y, width, height = outline(ax)
+    assert (x, y) == expected
+    assert width == height == side
+    np.testing.assert_allclose(ax.images[0].get_array().filled(0), gradient.abs() / 2)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("column [pixels]", "row [pixels]")
+    assert f"{side} x {side} pixels" in ax.get_title()
+    left, right = ax.get_xlim()
+    assert left < x < x + side < right
+
+
+def test_receptive_field_refuses_what_is_no_gradient():
+    with pytest.raises(ValueError, match=r"gradient of shape \(3, 4, 4\): expected \(H, W\)"):
+        figures.plot_receptive_field(torch.ones(3, 4, 4), 3)
+    with pytest.raises(ValueError, match="zero everywhere"):
+        figures.plot_receptive_field(torch.zeros(4, 4), 3)
+    with pytest.raises(ValueError, match="receptive_field=0"):
+        figures.plot_receptive_field(torch.ones(4, 4), 0)
+
+
+def test_comparison_bars_are_the_values():
+    figure = figures.plot_comparison(comparison_rows(), dataset=DATASET)
+    drawn = [[bar.get_width() for bar in ax.patches] for ax in figure.axes]
+    assert drawn == [[87.5, 90], [1234, 93_322], [5_600_000, 910], [12.3, 0]]
+    written = [[text.get_text() for text in ax.texts] for ax in figure.axes]
+    assert written == [["87.50 %", "90.00 %"], ["1,234", "93,322"], ["5.60 M", "910.00"], ["12.3 s", "0.0 s"]]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["standard", "mixed"]
+    top, bottom = (figure.axes[0].transData.transform((0, place))[1] for place in (0, 1))
+    assert top > bottom  # the first row is the uppermost
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"accuracy": 87.5}, r"rows\[0\]\['accuracy'\]=87.5: expected a share in \[0, 1\]"),
+        ({"seconds": -1}, r"rows\[0\]\['seconds'\]=-1"),
+        ({"macs": float("nan")}, r"rows\[0\]\['macs'\]=nan"),
+    ],
+)
+def test_comparison_refuses_impossible_numbers(change, message):
+    with pytest.raises(ValueError, match=message):
+        figures.plot_comparison([comparison_rows()[0] | change], dataset=DATASET)
+    with pytest.raises(ValueError, match="rows is empty"):
+        figures.plot_comparison([], dataset=DATASET)
+    with pytest.raises(ValueError, match=r"rows\[0\] lacks \['parameters', 'macs', 'seconds'\]"):
+        figures.plot_comparison([{"name": "a", "accuracy": 0.5}], dataset=DATASET)
+
+
+def test_techniques_state_the_true_numbers_of_weights():
+    from model import CONVS, count_parameters
+
+    own = plt.subplots()[1]
+    assert figures.plot_techniques(ax=own) is own.figure
+    written = texts(own.figure)
+    for technique, formula in (
+        ("standard", "k²·C·C'"),
+        ("dilated", "k²·C·C'"),
+        ("depthwise_separable", "k²·C + C·C'"),
+        ("blueprint_separable", "C·C' + k²·C'"),
+    ):
+        weights = count_parameters(CONVS[technique](figures.EXAMPLE, figures.EXAMPLE))
+        assert technique.replace("_", "-") in written
+        assert formula in written
+        assert f"{weights:,} weights for k = 3, C = C' = {figures.EXAMPLE}" in written
+
+
+def test_normalizations_mark_the_cells_of_one_mean():
+    figure = figures.plot_normalizations()
+    # Cells of the front (C x H·W), top (C x N) and right (N x H·W) face, of N, C, H·W = 4, 6, 5.
+    expected = {"batch": 5 + 4 + 20, "layer": 30 + 6 + 5, "group": 15 + 3 + 5, "instance": 5 + 1 + 5}
+    for ax in figure.axes:
+        name = ax.get_title()
+        marked = [to_hex(patch.get_facecolor()).upper() == figures.NORM_COLOURS[name] for patch in ax.patches]
+        assert sum(marked) == expected.pop(name)
+        assert {"C [channels]", "N [images]", "H·W [pixels]"} <= {text.get_text() for text in ax.texts}
+    assert not expected
+
+
+def test_saved_files_are_equal_for_equal_figures(tmp_path):
+    def draw():
+        return figures.plot_confusion([0, 1, 2], [0, 1, 1], CLASSES, dataset=DATASET)
+
+    first = figures.save(draw(), tmp_path / "new" / "folder" / "a.png")
+    second = figures.save(draw().figure, tmp_path / "b.png")
+    assert first == tmp_path / "new" / "folder" / "a.png"
+    assert first.read_bytes() == second.read_bytes()
+    assert first.read_bytes().startswith(b"\x89PNG")
+    assert b"Software" not in first.read_bytes()
+    image = plt.imread(first)
+    assert image[0, 0, :3].tolist() == [1, 1, 1]
+    assert figures.save(draw(), tmp_path / "large.png", dpi=240).stat().st_size > first.stat().st_size
+    with pytest.raises(ValueError, match=r"ends in \.png"):
+        figures.save(draw(), tmp_path / "a.pdf")
+
+
+def test_figures_know_no_networks():
+    names = vars(figures)
+    assert "model" not in names
+    assert "nn" not in names
+    duck = SimpleNamespace(**vars(history()))  # whatever has the attributes of a History
+    assert len(figures.plot_curves({"mixed": duck}).axes) == 4

@@ -1,0 +1,648 @@
+"""model.py against PyTorch's own functions and hand formulas."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from functools import cache, partial
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import model
+from model import CONVS, NORMS, STAGES, Net, Row, conv_block, count_parameters, describe, receptive_field
+
+PAIRS = [(norm, conv) for norm in NORMS for conv in CONVS]
+EPS = 1e-5  # torch's default in all its normalizations
+
+
+def same(actual, expected, tolerance=1e-5):
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+# ---- The contract ----------------------------------------------------------------------------------
+
+
+def test_the_default_network_keeps_the_strict_rules():
+    net = Net()
+    kinds = [row.kind for row in describe(net)]
+    assert count_parameters(net) < 100_000
+    assert receptive_field(net) > 52
+    assert sum("depthwise" in kind for kind in kinds) >= 2
+    assert "dilated" in kinds
+    pools = (nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd, nn.AdaptiveAvgPool2d)
+    assert not [m for m in net.modules() if isinstance(m, (nn.Linear, nn.AdaptiveMaxPool2d, *pools))]
+
+
+def test_each_depthwise_convolution_of_the_default_network_is_followed_by_a_pointwise_one():
+    kinds = [row.kind for row in describe(Net())]
+    after = [following for kind, following in pairwise(kinds) if "depthwise" in kind]
+    assert after
+    assert set(after) == {"pointwise"}
+
+
+def test_the_default_network_is_batch_and_mixed_in_four_stages_and_an_output():
+    children = [name for name, _ in Net().named_children()]
+    assert children == ["c1", "c2", "c3", "c4", "output"]
+    assert str(Net()) == str(Net("batch", "mixed"))
+
+
+def test_the_logits_are_the_mean_of_the_last_map():
+    net, images = Net().eval(), torch.randn(2, 3, 32, 32)
+    maps = net.output(net.c4(net.c3(net.c2(net.c1(images)))))
+    same(net(images), maps.sum((2, 3)) / (maps.shape[2] * maps.shape[3]))
+    same(net.features(images), maps)
+
+
+ALONE = """
+import json, random, sys
+import torch
+before = set(sys.modules)
+state, python_state = torch.get_rng_state(), random.getstate()
+import model
+clean = torch.equal(state, torch.get_rng_state()) and python_state == random.getstate()
+new = sorted({name.partition(".")[0] for name in set(sys.modules) - before})
+foreign = [name for name in new if name not in sys.stdlib_module_names and name not in ("model", "torch")]
+shape = list(model.Net()(torch.zeros(2, 3, 32, 32)).shape)
+print("MARK" + json.dumps([clean, foreign, shape, model.__file__]))
+"""
+
+
+def test_a_copy_in_an_empty_folder_imports_torch_alone_and_changes_nothing(tmp_path):
+    shutil.copy(model.__file__, tmp_path)
+    run = subprocess.run(
+        [sys.executable, "-c", ALONE], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("MARK"), "importing printed something"
+    clean, foreign, shape, file = json.loads(run.stdout.removeprefix("MARK"))
+    assert clean
+    assert foreign == []
+    assert shape == [2, 10]
+    assert Path(file).resolve().parent == tmp_path.resolve()
+
+
+# ---- Normalizations --------------------------------------------------------------------------------
+
+
+def standardized(x, dims):
+    mean = x.mean(dims, keepdim=True)
+    return (x - mean) / ((x - mean).square().mean(dims, keepdim=True) + EPS).sqrt()
+
+
+def grouped(x, groups):
+    return standardized(x.reshape(len(x), groups, -1), (2,)).view(x.shape)
+
+
+FORMULAS = {
+    "batch": lambda x: standardized(x, (0, 2, 3)),
+    "layer": lambda x: standardized(x, (1, 2, 3)),
+    "group": lambda x: grouped(x, 8),
+    "instance": lambda x: standardized(x, (2, 3)),
+    "none": lambda x: x,
+}
+
+
+def uneven(channels=16):  # every image, channel and pixel of another mean and scale
+    return torch.randn(3, channels, 5, 7) * torch.rand(3, channels, 1, 1) * 4 + torch.randn(3, channels, 1, 1)
+
+
+def with_affine(norm):
+    """Give a norm scales and offsets that would be missed; returns them, (1, C, 1, 1) each."""
+    if not list(norm.parameters()):
+        return 1.0, 0.0
+    nn.init.uniform_(norm.weight, 0.5, 2.0)
+    nn.init.uniform_(norm.bias, -1.0, 1.0)
+    return norm.weight.detach().view(1, -1, 1, 1), norm.bias.detach().view(1, -1, 1, 1)
+
+
+def test_every_norm_has_a_formula_here():
+    assert set(FORMULAS) == set(NORMS)
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_norm_is_its_formula_with_an_affine_per_channel(name):
+    norm, x = NORMS[name](16), uneven()
+    scale, offset = with_affine(norm)
+    same(norm(x), FORMULAS[name](x) * scale + offset)
+
+
+@pytest.mark.parametrize("name", sorted(set(NORMS) - {"none"}))
+def test_a_norm_has_a_scale_and_an_offset_per_channel(name):
+    assert [tuple(p.shape) for p in NORMS[name](16).parameters()] == [(16,), (16,)]
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4, 16])
+def test_the_number_of_groups_can_be_chosen(groups):
+    x = uneven()
+    same(model.group_norm(16, groups)(x), grouped(x, groups))
+
+
+@pytest.mark.parametrize("name", sorted(set(NORMS) - {"batch"}))
+def test_only_batch_norm_looks_at_other_images_and_differs_in_evaluation(name):
+    norm, x = NORMS[name](16), uneven()
+    same(norm(x)[:1], norm(x[:1]))
+    same(norm.eval()(x), norm.train()(x))
+
+
+def test_batch_norm_evaluates_with_running_statistics():
+    norm, x = NORMS["batch"](16), uneven()
+    norm(x)  # momentum 0.1, from mean 0 and variance 1
+    mean = 0.1 * x.mean((0, 2, 3)).view(1, -1, 1, 1)
+    variance = (0.9 + 0.1 * x.var((0, 2, 3), unbiased=True)).view(1, -1, 1, 1)
+    same(norm.eval()(x), (x - mean) / (variance + EPS).sqrt())
+
+
+# ---- Convolution techniques ------------------------------------------------------------------------
+
+
+def tapped(x, weight, stride, dilation, bias=None):
+    """A convolution by its definition: a sum over taps of shifted images, borders zero."""
+    kernel = weight.shape[-1]
+    margin = dilation * (kernel - 1) // 2
+    padded = F.pad(x, (margin,) * 4)
+    height, width = x.shape[2:]
+    out = 0.0
+    for row in range(kernel):
+        for column in range(kernel):
+            y, z = row * dilation, column * dilation
+            part = padded[:, :, y : y + height : stride, z : z + width : stride]
+            out = out + torch.einsum("nchw,oc->nohw", part, weight[:, :, row, column])
+    return out if bias is None else out + bias.view(1, -1, 1, 1)
+
+
+def per_channel(x, weight, stride, dilation):
+    """Each channel alone with its own kernel."""
+    parts = [tapped(x[:, c : c + 1], weight[c : c + 1], stride, dilation) for c in range(len(weight))]
+    return torch.cat(parts, 1)
+
+
+def mixing(x, weight):
+    return torch.einsum("nchw,oc->nohw", x, weight[:, :, 0, 0])
+
+
+def convolved(conv, x, stride, dilation):
+    """What the technique that `conv` is of should give, from its weights and the definition."""
+    bias = next((p for name, p in conv.named_parameters() if name.endswith("bias")), None)
+    if isinstance(conv, nn.Conv2d):
+        return tapped(x, conv.weight, stride, dilation, bias)
+    order = [name for name, _ in conv.named_children()]
+    for name in order:
+        weight = getattr(conv, name).weight
+        x = mixing(x, weight) if name == "pointwise" else per_channel(x, weight, stride, dilation)
+    return x if bias is None else x + bias.view(1, -1, 1, 1)
+
+
+STRUCTURES = {  # (children, weight shapes) from 6 to 10 channels, kernel 3
+    "standard": ([], [(10, 6, 3, 3)]),
+    "dilated": ([], [(10, 6, 3, 3)]),
+    "depthwise_separable": (["depthwise", "pointwise"], [(6, 1, 3, 3), (10, 6, 1, 1)]),
+    "blueprint_separable": (["pointwise", "depthwise"], [(10, 6, 1, 1), (10, 1, 3, 3)]),
+    "mixed": ([], [(10, 6, 3, 3)]),
+}
+
+
+@pytest.mark.parametrize("name", CONVS)
+def test_a_technique_has_its_convolutions_in_its_order(name):
+    conv = CONVS[name](6, 10)
+    children, shapes = STRUCTURES[name]
+    assert [child for child, _ in conv.named_children()] == children
+    assert [tuple(p.shape) for p in conv.parameters()] == shapes
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "dilation"), [(3, 1, 1), (5, 2, 1), (3, 1, 2), (3, 2, 3), (1, 1, 1)]
+)
+@pytest.mark.parametrize("name", CONVS)
+def test_a_technique_is_the_sum_over_its_taps(name, kernel_size, stride, dilation, bias):
+    conv = CONVS[name](6, 10, kernel_size=kernel_size, stride=stride, dilation=dilation, bias=bias)
+    for parameter in conv.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(2, 6, 11, 8)
+    same(conv(x), convolved(conv, x, stride, dilation), 1e-4)
+
+
+def test_depthwise_separable_is_a_grouped_convolution_then_a_1x1():
+    conv, x = model.depthwise_separable(6, 10, stride=2, dilation=2), torch.randn(2, 6, 12, 9)
+    alone = F.conv2d(x, conv.depthwise.weight, stride=2, padding=2, dilation=2, groups=6)
+    same(conv(x), F.conv2d(alone, conv.pointwise.weight))
+
+
+def test_blueprint_separable_is_a_1x1_then_a_grouped_convolution():
+    conv, x = model.blueprint_separable(6, 10, stride=2, dilation=2), torch.randn(2, 6, 12, 9)
+    mixed = F.conv2d(x, conv.pointwise.weight)
+    same(conv(x), F.conv2d(mixed, conv.depthwise.weight, stride=2, padding=2, dilation=2, groups=10))
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+@pytest.mark.parametrize("kernel_size", [3, 5])
+def test_dilation_is_a_kernel_stuffed_with_zeros(kernel_size, dilation):
+    conv, x = model.dilated(4, 5, kernel_size=kernel_size, dilation=dilation), torch.randn(2, 4, 16, 13)
+    side = (kernel_size - 1) * dilation + 1
+    stuffed = torch.zeros(5, 4, side, side)
+    stuffed[:, :, ::dilation, ::dilation] = conv.weight.detach()
+    same(conv(x), F.conv2d(x, stuffed, padding=side // 2))
+
+
+def test_dilated_is_dilated_by_two_and_keeps_kernel_and_output_size():
+    dilated, standard = model.dilated(4, 5), model.standard(4, 5)
+    assert dilated.dilation == (2, 2)
+    assert standard.dilation == (1, 1)
+    assert dilated.weight.shape == standard.weight.shape
+    assert dilated(torch.zeros(1, 4, 9, 14)).shape == (1, 5, 9, 14)
+
+
+@pytest.mark.parametrize(
+    ("out_channels", "dilation", "technique"),
+    [
+        (64, 1, "standard"),
+        (65, 1, "depthwise_separable"),
+        (8, 1, "standard"),
+        (8, 2, "dilated"),
+        (200, 2, "dilated"),
+    ],
+)
+def test_mixed_picks_by_dilation_then_by_channels(out_channels, dilation, technique):
+    expected = CONVS[technique](16, out_channels, dilation=dilation)
+    assert str(model.mixed(16, out_channels, dilation=dilation)) == str(expected)
+
+
+@pytest.mark.parametrize("row", [row for rows in STAGES for row in rows], ids=str)
+def test_every_row_of_the_table_is_what_mixed_would_pick(row):
+    picked = model.mixed(8, row.channels, stride=row.stride, dilation=2 if row.conv == "dilated" else 1)
+    assert str(picked) == str(CONVS[row.conv](8, row.channels, stride=row.stride))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_mixed_network_takes_the_technique_of_each_row(norm):
+    rows = [Row(*row) for rows in STAGES for row in rows]
+    blocks = [block for stage in list(Net(norm).children())[:-1] for block in stage]
+    for row, block in zip(rows, blocks, strict=True):
+        made = CONVS[row.conv](conv_in(block), row.channels, stride=row.stride, bias=norm == "none")
+        assert str(block.conv) == str(made)
+
+
+def conv_in(block):
+    return next(m for m in block.conv.modules() if isinstance(m, nn.Conv2d)).in_channels
+
+
+# ---- The block -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize(("norm", "conv"), PAIRS)
+def test_a_block_is_convolution_norm_activation(norm, conv, stride):
+    block = conv_block(6, 16, conv=conv, norm=norm, stride=stride)
+    for parameter in block.conv.parameters():
+        nn.init.normal_(parameter)
+    scale, offset = with_affine(block.norm)
+    x = torch.randn(4, 6, 13, 10)
+    maps = convolved(block.conv, x, stride, 2 if conv == "dilated" else 1)
+    assert maps.shape[2:] == (math.ceil(13 / stride), math.ceil(10 / stride))
+    assert [name for name, _ in block.named_children()] == ["conv", "norm", "act"]
+    same(block(x), (FORMULAS[norm](maps) * scale + offset).clamp(min=0), 1e-3)
+
+
+@pytest.mark.parametrize(("norm", "conv"), PAIRS)
+def test_the_convolution_has_one_bias_where_no_norm_follows_and_none_elsewhere(norm, conv):
+    block = conv_block(6, 16, conv=conv, norm=norm)
+    biases = [tuple(p.shape) for name, p in block.conv.named_parameters() if name.endswith("bias")]
+    assert biases == ([(16,)] if norm == "none" else [])
+
+
+@pytest.mark.parametrize(("norm", "conv"), PAIRS)
+def test_a_residual_block_adds_its_input(norm, conv):
+    block = conv_block(16, 16, conv=conv, norm=norm, residual=True)
+    x = torch.randn(2, 16, 8, 8)
+    same(block(x), x + block.act(block.norm(block.conv(x))))
+
+
+def test_a_block_takes_dilation_kernel_groups_activation_and_callables():
+    assert conv_block(4, 8, dilation=3).conv.dilation == (3, 3)
+    assert conv_block(4, 8, conv="dilated").conv.dilation == (2, 2)
+    assert conv_block(4, 8, kernel_size=5).conv.kernel_size == (5, 5)
+    assert conv_block(4, 12, norm="group", groups=3).norm.num_groups == 3
+    assert isinstance(conv_block(4, 8, activation=nn.SiLU).act, nn.SiLU)
+    own = conv_block(4, 8, conv=model.blueprint_separable, norm=partial(nn.GroupNorm, 2))
+    assert hasattr(own.conv, "depthwise")
+    assert own.norm.num_groups == 2
+
+
+# ---- The network -----------------------------------------------------------------------------------
+
+
+def topology(net):
+    """(class, stride, output shape) of every block, and of the output."""
+    seen = []
+
+    def note(module, inputs, output):
+        jump = inputs[0].shape[2] // output.shape[2]
+        seen.append((type(module).__name__, jump, tuple(output.shape)))
+
+    for stage in list(net.children())[:-1]:
+        for block in stage:
+            block.register_forward_hook(note)
+    net.output.register_forward_hook(note)
+    with torch.no_grad():
+        net.eval()(torch.randn(1, 3, 32, 32))
+    return seen
+
+
+@pytest.mark.parametrize("width", [0.5, 1.0])
+@pytest.mark.parametrize(("norm", "conv"), PAIRS)
+def test_every_pair_has_the_same_topology(norm, conv, width):
+    assert topology(Net(norm, conv, width=width)) == topology(Net("batch", "standard", width=width))
+
+
+@pytest.mark.parametrize("conv", CONVS)
+def test_the_norm_changes_no_convolution_weight(conv):
+    def convs(norm):
+        return [(r.name, r.kind, r.macs) for r in describe(Net(norm, conv))]
+
+    assert all(convs(norm) == convs("batch") for norm in NORMS)
+
+
+def test_a_skip_stands_exactly_where_a_row_keeps_the_shape():
+    rows = [Row(*row) for rows in STAGES for row in rows]
+    before = [3, *(row.channels for row in rows)]
+    expected = [row.stride == 1 and row.channels == c for row, c in zip(rows, before, strict=False)]
+    blocks = [block for stage in list(Net().children())[:-1] for block in stage]
+    assert [isinstance(block, model.Residual) for block in blocks] == expected
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 47), (33, 17), (64, 20)])
+@pytest.mark.parametrize(("norm", "conv"), PAIRS)
+def test_any_image_of_at_least_16x16_is_taken(norm, conv, size):
+    net = Net(norm, conv, width=0.25)
+    assert net(torch.randn(2, 3, *size)).isfinite().all()
+    assert net(torch.randn(2, 3, *size)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(("in_channels", "num_classes"), [(1, 10), (3, 1), (4, 100)])
+def test_channels_and_classes_can_be_chosen(in_channels, num_classes):
+    net = Net(in_channels=in_channels, num_classes=num_classes, width=0.25)
+    assert net(torch.randn(2, in_channels, 16, 16)).shape == (2, num_classes)
+    assert net.output.out_channels == num_classes
+
+
+@pytest.mark.parametrize("width", [0.01, 0.25, 0.7, 1.0, 1.25, 2])
+def test_channels_are_scaled_down_to_a_multiple_of_eight(width):
+    for channels in (32, 48, 96):
+        expected = max(8, math.floor(round(channels * width, 6) / 8) * 8)
+        assert model.scaled(channels, width) == expected
+
+
+def test_the_same_seed_makes_the_same_weights_and_another_seed_others():
+    def weight(seed):
+        torch.manual_seed(seed)
+        return Net().state_dict()["c1.0.conv.weight"]
+
+    assert torch.equal(weight(1), weight(1))
+    assert not torch.equal(weight(1), weight(2))
+
+
+# ---- Errors ----------------------------------------------------------------------------------------
+
+GIVEN_AND_CHOICES = [
+    (lambda: conv_block(4, 8, norm="btach"), ["'btach'", *map(repr, NORMS)]),
+    (lambda: conv_block(4, 8, conv="fancy"), ["'fancy'", *map(repr, CONVS)]),
+    (lambda: conv_block(4, 8, conv=None), ["None", *map(repr, CONVS)]),
+    (lambda: Net("btach"), ["'btach'", *map(repr, NORMS)]),
+    (lambda: Net(conv="fancy"), ["'fancy'", *map(repr, CONVS)]),
+    (lambda: Net(["batch"]), ["['batch']", *map(repr, NORMS)]),
+    (lambda: Net(stages=((Row(8, "fancy"),),)), ["'fancy'", *map(repr, CONVS)]),
+    (lambda: conv_block(4, 8, kernel_size=4), ["kernel_size=4", "odd"]),
+    (lambda: conv_block(4, 8, kernel_size=0), ["kernel_size=0", "at least 1"]),
+    (lambda: conv_block(4, 8, kernel_size=-3), ["kernel_size=-3", "at least 1"]),
+    (lambda: conv_block(4, 8, kernel_size=3.0), ["kernel_size=3.0", "integer"]),
+    (lambda: conv_block(4, 8, stride=0), ["stride=0", "at least 1"]),
+    (lambda: conv_block(4, 8, dilation=0), ["dilation=0", "at least 1"]),
+    (lambda: conv_block(4, 8, conv="dilated", dilation=-1), ["dilation=-1", "at least 1"]),
+    (lambda: conv_block(0, 8), ["in_channels=0", "at least 1"]),
+    (lambda: conv_block(4, 0), ["out_channels=0", "at least 1"]),
+    (lambda: conv_block(4, 10, norm="group", groups=4), ["groups=4", "channels=10", "[1, 2, 5, 10]"]),
+    (lambda: conv_block(4, 12, norm="group"), ["groups=8", "channels=12"]),
+    (lambda: conv_block(4, 8, norm="group", groups=0), ["groups=0", "at least 1"]),
+    (lambda: conv_block(4, 8, norm="batch", groups=4), ["groups=4", "'group'", "'batch'"]),
+    (lambda: Net("layer", groups=4), ["groups=4", "'group'", "'layer'"]),
+    (lambda: Net("group", groups=5), ["groups=5", f"channels={STAGES[0][0].channels}"]),
+    (lambda: conv_block(4, 8, residual=True), ["in_channels=4", "out_channels=8"]),
+    (lambda: conv_block(8, 8, stride=2, residual=True), ["stride=2"]),
+    (lambda: Net(width=0), ["width=0", "above 0"]),
+    (lambda: Net(width=-1.5), ["width=-1.5", "above 0"]),
+    (lambda: Net(width=math.nan), ["width=nan", "above 0"]),
+    (lambda: Net(width=math.inf), ["width=inf", "above 0"]),
+    (lambda: Net(width="1"), ["width='1'", "above 0"]),
+    (lambda: Net(num_classes=0), ["num_classes=0", "at least 1"]),
+    (lambda: Net(in_channels=0), ["in_channels=0", "at least 1"]),
+    (lambda: Net.within(0), ["budget=0", "at least 1"]),
+    (lambda: Net.within(-5), ["budget=-5", "at least 1"]),
+    (lambda: Net.within(1e5), ["budget=100000.0", "integer"]),
+    (lambda: Net.within(100_000, width=2), ["budget", "width"]),
+    (lambda: Net.within(100_000, conv="fancy"), ["'fancy'", *map(repr, CONVS)]),
+    (lambda: Net()(torch.zeros(1, 3, 15, 32)), ["15x32", "16x16"]),
+    (lambda: Net()(torch.zeros(1, 3, 32, 8)), ["32x8", "16x16"]),
+    (lambda: Net()(torch.zeros(3, 32, 32)), ["(3, 32, 32)", "(N, 3, H, W)"]),
+    (lambda: Net()(torch.zeros(1, 1, 3, 32, 32)), ["(1, 1, 3, 32, 32)", "(N, 3, H, W)"]),
+    (lambda: Net()(torch.zeros(1, 1, 32, 32)), ["1 channels", "in_channels=3"]),
+    (lambda: describe(nn.Linear(2, 2)), ["Linear", "Conv2d"]),
+    (lambda: describe(Net(), 0), ["image_size=0", "at least 1"]),
+    (lambda: describe(Net(), 8), ["8x8", "16x16"]),
+]
+
+
+GIVEN = [f"{said[0]} {number}" for number, (_, said) in enumerate(GIVEN_AND_CHOICES)]
+
+
+@pytest.mark.parametrize(("wrong", "said"), GIVEN_AND_CHOICES, ids=GIVEN)
+def test_what_is_wrong_is_a_value_error_that_says_what_was_given_and_what_is_allowed(wrong, said):
+    with pytest.raises(ValueError, match=re.escape(said[0])) as error:
+        wrong()
+    assert [word for word in said if word not in str(error.value)] == []
+
+
+# ---- The widest network ----------------------------------------------------------------------------
+
+SMALL = ((Row(24, stride=2),), (Row(40, "dilated", 2),), (Row(40, "depthwise_separable"),))
+
+
+@cache
+def sizes_on_a_grid(conv):
+    # 8 channels more come at multiples of 1/3 and 1/5: all of them are on the grid.
+    with torch.device("meta"):
+        return [count_parameters(Net(conv=conv, stages=SMALL, width=k / 15)) for k in range(1, 75)]
+
+
+@pytest.mark.parametrize("budget", [3_000, 9_999, 10_000, 15_000])
+@pytest.mark.parametrize("conv", CONVS)
+def test_within_finds_what_trying_every_width_finds(conv, budget):
+    sizes = sizes_on_a_grid(conv)
+    assert max(sizes) > budget
+    found = count_parameters(Net.within(budget, conv=conv, stages=SMALL))
+    assert found == max(size for size in sizes if size <= budget)
+
+
+@pytest.mark.parametrize(("norm", "budget"), [("batch", 100_000), ("none", 50_000)])
+def test_within_is_as_wide_as_the_budget_allows(norm, budget):
+    found = count_parameters(Net.within(budget, norm=norm))
+    with torch.device("meta"):
+        sizes = [count_parameters(Net(norm, width=k / 48)) for k in range(16, 80)]
+    assert max(sizes) > budget
+    assert max(size for size in sizes if size <= budget) <= found <= budget
+
+
+def test_within_takes_its_exact_size_and_not_one_parameter_less():
+    exact = count_parameters(Net.within(50_000))
+    assert count_parameters(Net.within(exact)) == exact
+    assert count_parameters(Net.within(exact - 1)) < exact
+
+
+def test_within_makes_the_network_that_its_width_makes():
+    size = count_parameters(Net())
+    torch.manual_seed(3)
+    found = Net.within(size)
+    torch.manual_seed(3)
+    made = Net()
+    assert str(found) == str(made)
+    same_weights = all(map(torch.equal, found.parameters(), made.parameters()))
+    assert same_weights, "counting parameters drew random numbers"
+
+
+def test_a_budget_below_the_narrowest_network_is_an_error_that_says_its_size():
+    narrowest = count_parameters(Net(width=0.001))
+    assert count_parameters(Net.within(narrowest)) == narrowest
+    with pytest.raises(ValueError, match=rf"budget={narrowest - 1} .*{narrowest} parameters"):
+        Net.within(narrowest - 1)
+
+
+# ---- Arithmetic ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("norm", "conv"), PAIRS)
+def test_parameters_are_the_sum_over_tensors(norm, conv):
+    net = Net(norm, conv)
+    total = sum(math.prod(tensor.shape) for tensor in dict(net.named_parameters()).values())
+    table = describe(net)
+    in_convs = sum(p.numel() for m in net.modules() if isinstance(m, nn.Conv2d) for p in m.parameters())
+    assert count_parameters(net) == table.total_parameters == total
+    assert sum(row.parameters for row in table) == in_convs
+
+
+@pytest.mark.parametrize("size", [17, 32])
+@pytest.mark.parametrize("conv", CONVS)
+def test_macs_are_half_of_torch_s_flops(conv, size):
+    net = Net("none", conv).eval()
+    with FlopCounterMode(display=False) as counter:
+        net(torch.zeros(1, 3, size, size))
+    assert 2 * describe(net, size).total_macs == counter.get_total_flops()
+
+
+def seen_by_one_unit(net, size):
+    """(height, width) of the image's part with a gradient from the middle unit of the last map."""
+    net = net.double().eval()
+    for parameter in net.parameters():  # all above 0: nothing cancels, no ReLU blocks
+        nn.init.uniform_(parameter, 0.5, 1.0)
+    image = torch.ones(1, 3, size, size, dtype=torch.double, requires_grad=True)
+    maps = net.features(image)
+    maps[0, 0, maps.shape[2] // 2, maps.shape[3] // 2].backward()
+    rows, columns = (image.grad[0].abs().sum(0).sum(dim).nonzero() for dim in (1, 0))
+    assert min(rows.min(), columns.min()) > 0, "the image is too small"
+    assert max(rows.max(), columns.max()) < size - 1, "the image is too small"
+    return (rows.max() - rows.min() + 1).item(), (columns.max() - columns.min() + 1).item()
+
+
+@pytest.mark.parametrize("conv", CONVS)
+def test_the_receptive_field_is_the_extent_of_the_input_gradient(conv):
+    field = receptive_field(Net(conv=conv))
+    assert seen_by_one_unit(Net("none", conv, width=0.25), 2 * field + 16) == (field, field)
+
+
+def test_the_receptive_field_of_own_tables_is_the_extent_of_the_input_gradient():
+    stages = ((Row(8, "dilated", 3), Row(8)), (Row(16, "blueprint_separable", 2), Row(16, "dilated")))
+    net = Net("none", stages=stages)
+    # Kernel 3: 2 * dilation * (product of strides before) a row.
+    field = 1 + 2 * 2 * 1 + 2 * 1 * 3 + 2 * 1 * 3 + 2 * 2 * 6
+    assert receptive_field(net) == field
+    assert seen_by_one_unit(net, 2 * field + 16) == (field, field)
+
+
+def test_describe_knows_each_row_of_a_small_network():
+    net = nn.Sequential(
+        nn.Conv2d(4, 8, 3, padding=1, bias=False),
+        nn.Conv2d(8, 8, 5, stride=2, padding=2, groups=8),
+        nn.Conv2d(8, 6, 3, padding=4, dilation=4, groups=2),
+        nn.Conv2d(6, 6, 3, padding=2, dilation=2, groups=6),
+        nn.Conv2d(6, 5, 3, padding=2, dilation=2),
+        nn.Conv2d(5, 2, 1),
+    )
+    rows = [tuple(vars(row).values()) for row in describe(net, 20)]
+    assert rows == [
+        # name, kind, kernel, stride, dilation, output, field, parameters, MACs
+        ("0", "standard", 3, 1, 1, (8, 20, 20), 3, 288, 288 * 400),
+        ("1", "depthwise", 5, 2, 1, (8, 10, 10), 7, 208, 200 * 100),
+        ("2", "dilated grouped", 3, 1, 4, (6, 10, 10), 23, 222, 216 * 100),
+        ("3", "dilated depthwise", 3, 1, 2, (6, 10, 10), 31, 60, 54 * 100),
+        ("4", "dilated", 3, 1, 2, (5, 10, 10), 39, 275, 270 * 100),
+        ("5", "pointwise", 1, 1, 1, (2, 10, 10), 39, 12, 10 * 100),
+    ]
+
+
+def test_describe_goes_in_the_order_of_the_image_not_of_definition():
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Conv2d(3, 3, 1)
+            self.first = nn.Conv2d(3, 3, 3)
+
+        def forward(self, x):
+            return self.last(self.first(x))
+
+    assert [row.name for row in describe(Backwards())] == ["first", "last"]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_describe_leaves_modes_buffers_gradients_and_hooks_as_they_were(training):
+    net = Net().train(training)
+    net.c2.train(not training)  # a part frozen by its user
+    modes = [module.training for module in net.modules()]
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    state = torch.get_rng_state()
+    describe(net)
+    assert [module.training for module in net.modules()] == modes
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())
+    assert not any(module._forward_hooks for module in net.modules())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_describe_leaves_modes_and_hooks_as_they_were_where_the_network_raises():
+    net = Net()
+    with pytest.raises(ValueError, match="8x8"):
+        describe(net, 8)
+    assert all(module.training for module in net.modules())
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_the_table_prints_names_fields_and_totals():
+    table = describe(Net())
+    for text in (str(table), table._repr_html_()):
+        assert f"{table.total_parameters:,}" in text
+        assert f"{table.total_macs:,}" in text
+        for row in table:
+            assert row.name in text
+            assert f"{row.parameters:,}" in text
+    assert str(table).splitlines()[-1].split()[0] == "total"
+    assert len(str(table).splitlines()) == len(table) + 3  # a head, others, a total

@@ -1,0 +1,60 @@
+"""Results: intervals, and the table computed from the files."""
+
+import dataclasses
+import math
+
+import pytest
+
+from lab.recipes import Recipe
+from lab.study import interval, load_results, report
+from lab.training import History
+
+
+def history(seed: int, accuracy: float, seconds: float = 10.0, name: str = "a", epochs: int = 2) -> History:
+    return History(
+        name=name,
+        dataset="CIFAR-10",
+        parameters=1234,
+        recipe=Recipe(epochs=epochs).to_dict(),
+        seed=seed,
+        machine={},
+        train_loss=[1.0] * epochs,
+        train_accuracy=[0.5] * epochs,
+        test_loss=[1.0] * epochs,
+        test_accuracy=[0.99] * (epochs - 1) + [accuracy],
+        lr=[0.1] * epochs,
+        seconds=[seconds / epochs] * epochs,
+    )
+
+
+def test_interval_is_students_t():
+    # For 1, 2, 3: mean 2, standard deviation 1, t(0.975, 2) = 4.3027.
+    mean, half = interval([1.0, 2.0, 3.0])
+    assert mean == 2.0
+    assert half == pytest.approx(4.3027 / math.sqrt(3), abs=1e-3)
+
+
+def test_interval_of_one_run_is_unknown_and_of_none_an_error():
+    mean, half = interval([0.5])
+    assert mean == 0.5
+    assert math.isnan(half)
+    with pytest.raises(ValueError, match="at least one"):
+        interval([])
+
+
+def test_report_takes_the_last_epoch_of_every_seed_and_the_median_time(tmp_path):
+    for seed, accuracy, seconds in ((1, 0.82, 30.0), (0, 0.80, 10.0), (2, 0.84, 11.0)):
+        history(seed, accuracy, seconds).save(tmp_path / "deep" / f"{seed}.json")
+    row = report(load_results(tmp_path)).splitlines()[-1]
+    assert row == "| a | CIFAR-10 | 1,234 | 2 | 0, 1, 2 | 82.00 ± 4.97 | 11 |"
+
+
+def test_runs_of_one_name_must_be_of_one_recipe():
+    other = dataclasses.replace(history(1, 0.8), recipe=Recipe(lr=0.5).to_dict())
+    with pytest.raises(ValueError, match="'a' differ in recipe"):
+        report([history(0, 0.8), other])
+
+
+def test_a_folder_without_results_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+        load_results(tmp_path)
