@@ -232,10 +232,10 @@ class Row(NamedTuple):
 
 # The strict variant of the course: C1 to C4, receptive field above 52, fewer than 100,000 parameters.
 STAGES: tuple[tuple[Row, ...], ...] = (
-    (Row(32, stride=2),),
+    (Row(32, stride=2), Row(32)),
     (Row(48, stride=2), Row(48)),
     (Row(48, "dilated"),),
-    (Row(96, "depthwise_separable"),) * 4,
+    (Row(96, "depthwise_separable"),) * 3,
 )
 
 MIN_IMAGE_SIZE = 16  # pixels; below it the last map is too small to normalize
@@ -278,8 +278,10 @@ class Net(nn.Module):
         _positive_int("num_classes", num_classes)
         _positive_int("in_channels", in_channels)
         _lookup("conv", conv, CONVS)
-        if not isinstance(width, (int, float)) or not width > 0:
-            raise ValueError(f"width={width!r} must be a number above 0")
+        if not any(stages):
+            raise ValueError(f"stages={stages!r} must hold at least one row")
+        if not isinstance(width, (int, float)) or not 0 < width < float("inf"):
+            raise ValueError(f"width={width!r} must be a finite number above 0")
         self.in_channels = channels = in_channels
         for number, rows in enumerate(stages, 1):
             stage = nn.Sequential()
@@ -310,31 +312,29 @@ class Net(nn.Module):
         _positive_int("budget", budget)
         if "width" in options:
             raise ValueError("Net.within finds the width; give a budget or a width, not both")
-        rows = [Row(*row) for rows in options.get("stages", STAGES) for row in rows]
+        rows = [Row(*row) for stage in options.get("stages", STAGES) for row in stage]
 
         def size(width: float) -> int:
             with torch.device("meta"):  # counted without allocating anything
                 return count_parameters(cls(norm, conv, width=width, **options))
 
+        least = size(1e-9)
+        if least > budget:
+            raise ValueError(
+                f"budget={budget} is too small: the narrowest such network has {least} parameters"
+            )
         ceiling = 1.0
         while size(ceiling) <= budget:
             ceiling *= 2
-        most = max(int(row.channels * ceiling) for row in rows)
         # The only widths at which any row gains channels.
         widths = sorted(
             {
                 multiple / row.channels
                 for row in rows
-                for multiple in range(CHANNEL_STEP, most + 1, CHANNEL_STEP)
-                if multiple / row.channels <= ceiling
+                for multiple in range(CHANNEL_STEP, int(row.channels * ceiling) + 1, CHANNEL_STEP)
             }
         )
-        fitting = bisect_right(widths, budget, key=size)
-        if fitting == 0:
-            raise ValueError(
-                f"budget={budget} is too small: the narrowest such network has {size(widths[0])} parameters"
-            )
-        return cls(norm, conv, width=widths[fitting - 1], **options)
+        return cls(norm, conv, width=widths[bisect_right(widths, budget, key=size) - 1], **options)
 
     def features(self, images: Tensor) -> Tensor:
         """The last map before the global average: (N, C, H, W) -> (N, num_classes, H', W')."""

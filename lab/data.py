@@ -174,7 +174,7 @@ def split(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
     """Indices of a training and a held-out part of `labels`, disjoint, each class in its proportion.
 
     labels: int64 (N,). held_out: number of images held out, from 0 to N - 1. The same seed gives the
-    same parts; where the classes do not divide evenly, the first classes give one image more.
+    same parts; no class gives more than one image above another's proportion.
     """
     if not isinstance(held_out, int) or not 0 <= held_out < len(labels):
         raise ValueError(f"held_out={held_out!r} must be an integer from 0 to {len(labels) - 1}")
@@ -446,9 +446,9 @@ def loaders_from(
 
 
 def _limited(images: Tensor, labels: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"limit={limit!r} must be None or an integer of at least 1")
     if limit is None or limit >= len(labels):
         return images, labels
-    if not isinstance(limit, int) or limit < 1:
-        raise ValueError(f"limit={limit!r} must be None or an integer of at least 1")
     chosen = split(labels, limit, seed=0)[1]
     return images[chosen], labels[chosen]

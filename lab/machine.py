@@ -35,8 +35,8 @@ def machine(device: torch.device) -> dict[str, str | int]:
         "cpus": os.cpu_count() or 1,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torch": str(torch.__version__),  # a str subclass, which a checkpoint could not hold
+        "torchvision": str(torchvision.__version__),
     }
 
 

@@ -5,8 +5,9 @@ A variant of a recipe is `dataclasses.replace(recipe, ...)`. A number that looks
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -26,7 +27,7 @@ class Recipe:
     lr: float = 0.15  # at its peak
     lr_rest: float = 0.01  # muon alone: of Adam, for what is no hidden convolution
     momentum: float = 0.6  # sgd and muon; see Muon for why so low
-    weight_decay: float = 0.0  # decoupled, of weights alone; biases and norms are never decayed
+    weight_decay: float = 0.0  # as the optimizer has it, of weights alone; none where Muon keeps the norm
     schedule: str = "linear"  # a name in SCHEDULES
     warmup: float = 0.0  # share of the steps in which lr climbs from 0
     label_smoothing: float = 0.0  # share of the label spread over all classes
@@ -50,9 +51,15 @@ class Recipe:
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 <= value < 1:
                 raise ValueError(f"{name}={value!r} must be a number from 0 to 1, below 1")
-        for share, size in self.image_sizes:
-            if not 0 <= share <= 1 or size < 1:
-                raise ValueError(f"image_sizes={self.image_sizes!r}: expected (share, pixels) pairs")
+        try:
+            rising = list(self.image_sizes) == sorted(self.image_sizes, key=lambda pair: pair[0])
+            wrong = not rising or any(not 0 <= share <= 1 or size < 1 for share, size in self.image_sizes)
+        except (TypeError, ValueError):
+            wrong = True
+        if wrong:
+            raise ValueError(
+                f"image_sizes={self.image_sizes!r}: expected (share, pixels) pairs, shares rising from 0 to 1"
+            )
 
     def lr_factor(self, progress: float) -> float:
         """The factor on `lr` at a step, `progress` being the share of the steps done, in [0, 1)."""
@@ -66,7 +73,7 @@ class Recipe:
 
     def to_dict(self) -> dict:
         """Plain data, as a JSON record holds it."""
-        return asdict(self)
+        return json.loads(json.dumps(asdict(self)))  # tuples become the lists that JSON has
 
 
 def _choice(name: str, value, registry: dict) -> None:
@@ -122,7 +129,7 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(weight)
         state["momentum"].mul_(momentum).add_(weight.grad)
         update = weight.grad.add(state["momentum"], alpha=momentum)
-        weight.mul_(len(weight) ** 0.5 / weight.norm())
+        weight.mul_(len(weight) ** 0.5 / (weight.norm() + 1e-7))
         weight.add_(orthogonalized(update.flatten(1)).view_as(weight), alpha=-lr)
 
 
@@ -178,12 +185,15 @@ def is_weight(parameter: Tensor) -> bool:
 
 def sgd(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.SGD(
-        _decayed_groups(net, recipe), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0
+        _decayed_groups(net.parameters(), recipe),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
     )
 
 
 def adamw(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(_decayed_groups(net, recipe), lr=recipe.lr)
+    return torch.optim.AdamW(_decayed_groups(net.parameters(), recipe), lr=recipe.lr)
 
 
 def muon(net: nn.Module, recipe: Recipe) -> Combined:
@@ -192,14 +202,15 @@ def muon(net: nn.Module, recipe: Recipe) -> Combined:
     hidden = [parameter for parameter in trained if is_weight(parameter)][:-1]
     chosen = set(map(id, hidden))
     rest = [parameter for parameter in trained if id(parameter) not in chosen]
-    optimizers = [torch.optim.Adam(rest, lr=recipe.lr_rest, betas=(0.9, 0.95))]
+    groups = _decayed_groups(rest, recipe)
+    optimizers = [torch.optim.AdamW(groups, lr=recipe.lr_rest, betas=(0.9, 0.95))]
     if hidden:
         optimizers.insert(0, Muon(hidden, recipe.lr, recipe.momentum))
     return Combined(*optimizers)
 
 
-def _decayed_groups(net: nn.Module, recipe: Recipe) -> list[dict]:
-    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+def _decayed_groups(parameters: Iterable[Tensor], recipe: Recipe) -> list[dict]:
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
     return [
         {"params": [p for p in trained if is_weight(p)], "weight_decay": recipe.weight_decay},
         {"params": [p for p in trained if not is_weight(p)], "weight_decay": 0.0},

@@ -56,7 +56,7 @@ def train(
     for index, (images, labels) in enumerate(loader):
         size = before_step(index) if before_step else None
         images, labels = _moved(images, device), labels.to(device, non_blocking=True)
-        if size is not None and size != images.shape[-1]:
+        if size is not None and images.shape[2:] != (size, size):
             images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
         with _autocast(device, dtype):
             logits = net(images)
@@ -92,18 +92,21 @@ def evaluate(
     """
     device = _device_of(net, device)
     dtype = number_format(device, dtype)
-    training, logits, labels = net.training, [], []
+    modes = {module: module.training for module in net.modules()}
+    logits, labels = [], []
     net.eval()
     try:
-        with torch.inference_mode(), _autocast(device, dtype):
+        # no_grad, not inference_mode: what a loader makes and keeps meanwhile has to serve training too.
+        with torch.no_grad(), _autocast(device, dtype):
             for batch, batch_labels in loader:
                 logits.append(net(_moved(batch, device)).float())
                 labels.append(batch_labels)
     finally:
-        net.train(training)
+        for module, mode in modes.items():
+            module.training = mode
     if not logits:
         raise ValueError("the loader yields no batch")
-    return torch.cat(logits).cpu().clone(), torch.cat(labels).cpu()
+    return torch.cat(logits).cpu(), torch.cat(labels).cpu()
 
 
 def test(
@@ -125,7 +128,8 @@ def _device_of(net: nn.Module, device) -> torch.device:
 
 
 def _moved(images: Tensor, device: torch.device) -> Tensor:
-    return images.to(device, non_blocking=True, memory_format=torch.channels_last)
+    layout = torch.channels_last if images.ndim == 4 else torch.preserve_format
+    return images.to(device, non_blocking=True, memory_format=layout)
 
 
 def _autocast(device: torch.device, dtype: torch.dtype):
@@ -291,6 +295,8 @@ def _bar(total: int, done: int, progress: bool) -> tqdm:
 def _rewind(loader, seed: int, epoch: int) -> None:
     """The epoch's data follows from seed and epoch alone, whatever ran before: so a run can be resumed."""
     torch.manual_seed((seed + 1) * 1_000_003 + epoch)
+    if isinstance(getattr(loader, "generator", None), torch.Generator):  # a DataLoader's own
+        loader.generator.manual_seed((seed + 1) * 1_000_003 + epoch)
     if hasattr(loader, "seed") and hasattr(loader, "epoch"):
         loader.seed, loader.epoch = seed, epoch
 
@@ -298,21 +304,29 @@ def _rewind(loader, seed: int, epoch: int) -> None:
 def _save_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, history: History) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "history": asdict(history)}
+    state = {
+        "net": net.state_dict(),
+        "modules": str(net),  # layer, group and instance norm have the same tensors
+        "optimizer": optimizer.state_dict(),
+        "history": asdict(history),
+    }
     torch.save(state, part)
     os.replace(part, path)  # whole or not at all, whenever the machine stops
 
 
 def _resumed(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, new: History) -> History:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    old = History(**state["history"])
+    advice = "give another checkpoint file, or resume=False to start anew and replace it"
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        old, modules = History(**state["history"]), state["modules"]
+    except Exception as error:  # torch raises whatever the bytes happen to lead to
+        raise ValueError(f"{path} is no checkpoint of this program ({error!r}); {advice}") from error
     for what in ("name", "parameters", "seed", "dataset", "recipe"):
         here, there = getattr(new, what), getattr(old, what)
         if json.dumps(here) != json.dumps(there):  # as JSON: a tuple and its list are the same
-            raise ValueError(
-                f"checkpoint {path} is of {what} {there!r}, not of {here!r}; "
-                "give another checkpoint file, or resume=False to start anew and replace it"
-            )
+            raise ValueError(f"checkpoint {path} is of {what} {there!r}, not of {here!r}; {advice}")
+    if modules != str(net):
+        raise ValueError(f"checkpoint {path} is of another network than this one; {advice}")
     net.load_state_dict(state["net"])
     optimizer.load_state_dict(state["optimizer"])
     return old

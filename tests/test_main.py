@@ -52,7 +52,7 @@ def test_bad_input_is_an_error_line_and_status_2(capsys, tmp_path, monkeypatch, 
     def refuse(*_, **__):
         raise OSError("no network")
 
-    monkeypatch.setattr("lab.data.CIFAR10", refuse)
+    monkeypatch.setattr("lab.data.CIFAR10.download", refuse)
     status, _, err = train(capsys, tmp_path, *arguments)
     assert status == 2
     assert "error:" in err

@@ -1,0 +1,626 @@
+"""lab/training.py: an epoch, an evaluation and a whole run, against hand formulas."""
+
+import json
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import lab.training
+from lab.data import Augment, Loader, loaders_from
+from lab.recipes import OPTIMIZERS, Recipe
+from lab.training import History, evaluate, fit, train
+from model import CONVS, NORMS, Net
+
+EXACT = {"device": "cpu", "dtype": torch.float32}
+QUIET = {"progress": False} | EXACT
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+IMAGES = torch.randn(10, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 2, 2, 2, 2])
+
+
+def linear(seed=0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3))
+
+
+def ten(**options) -> DataLoader:
+    """Ten images in batches of 4, 4 and 2."""
+    return DataLoader(TensorDataset(IMAGES, LABELS), **{"batch_size": 4} | options)
+
+
+def small_net(norm="batch", seed=0, **options) -> Net:
+    torch.manual_seed(seed)
+    return Net(norm, width=0.25, num_classes=3, **options)
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    return all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+
+
+# ---- An epoch --------------------------------------------------------------------------------------
+
+
+def test_the_training_figures_count_an_uneven_last_batch_by_its_images():
+    net = linear()
+    logits = net(IMAGES)
+    still = torch.optim.SGD(net.parameters(), lr=0.0)
+    loss, accuracy = train(net, ten(), still, **EXACT)
+    assert loss == pytest.approx(F.cross_entropy(logits, LABELS).item(), rel=1e-6)
+    assert accuracy == (logits.argmax(1) == LABELS).sum().item() / 10
+    batches = [F.cross_entropy(*pair) for pair in zip(logits.split(4), LABELS.split(4), strict=True)]
+    assert loss != pytest.approx(sum(batches).item() / 3, rel=1e-3)  # the two differ here
+
+
+def test_the_test_figures_count_an_uneven_last_batch_by_its_images():
+    net = linear()
+    logits = net(IMAGES)
+    loss, accuracy = lab.training.test(net, ten(), **EXACT)
+    assert loss == pytest.approx(F.cross_entropy(logits, LABELS).item(), rel=1e-6)
+    assert accuracy == pytest.approx((logits.argmax(1) == LABELS).sum().item() / 10, rel=1e-6)
+
+
+def test_an_epoch_is_a_step_a_batch_by_hand():
+    net, twin = linear(), linear()
+    train(net, ten(), torch.optim.SGD(net.parameters(), lr=0.1), **EXACT)
+    for images, labels in zip(IMAGES.split(4), LABELS.split(4), strict=True):
+        loss = F.cross_entropy(twin(images), labels)
+        gradients = torch.autograd.grad(loss, list(twin.parameters()))
+        with torch.no_grad():
+            for parameter, gradient in zip(twin.parameters(), gradients, strict=True):
+                parameter -= 0.1 * gradient
+    torch.testing.assert_close(list(net.parameters()), list(twin.parameters()))
+
+
+def test_training_uses_the_training_mode_and_testing_does_not():
+    seen = []
+    net = nn.Sequential(nn.BatchNorm2d(3), linear())
+    net.register_forward_hook(lambda module, *_: seen.append((module.training, torch.is_grad_enabled())))
+    train(net.eval(), ten(), torch.optim.SGD(net.parameters(), lr=0.0), **EXACT)
+    lab.training.test(net, ten(), **EXACT)
+    assert seen == [(True, True)] * 3 + [(False, False)] * 3
+
+
+def test_own_losses_are_taken():
+    net = linear()
+    expected = (net(IMAGES) ** 2).mean().item()
+    still = torch.optim.SGD(net.parameters(), lr=0.0)
+    loss, _ = train(net, ten(), still, loss=lambda logits, labels: logits.square().mean(), **EXACT)
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("l1", "l2"), [(0.3, 0.0), (0.0, 0.2), (0.3, 0.2)])
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_penalties_pull_weights_and_neither_biases_nor_norms(norm, l1, l2):
+    net = small_net(norm)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter)
+    start = [p.detach().clone() for p in net.parameters()]
+    step = torch.optim.SGD(net.parameters(), lr=0.1)
+    nothing = {"loss": lambda logits, labels: (logits * 0).sum()}
+    loss, _ = train(net, ten(batch_size=10), step, l1=l1, l2=l2, **nothing, **EXACT)
+    assert loss == 0  # the figure is without the penalty
+    for before, after in zip(start, net.parameters(), strict=True):
+        pull = l1 * before.sign() + 2 * l2 * before if before.ndim == 4 else torch.zeros_like(before)
+        torch.testing.assert_close(after.detach(), before - 0.1 * pull)
+
+
+def test_before_each_step_its_index_is_told_and_images_are_resized_as_asked():
+    net, told, seen = small_net(), [], []
+    net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+
+    def before_step(index):
+        told.append(index)
+        return (None, 16, 24)[index]
+
+    still = torch.optim.SGD(net.parameters(), lr=0.0)
+    train(net, ten(), still, before_step=before_step, **EXACT)
+    assert told == [0, 1, 2]
+    assert torch.equal(seen[0], IMAGES[:4])
+    assert torch.equal(seen[1], IMAGES[4:8])
+    expected = F.interpolate(IMAGES[8:], size=(24, 24), mode="bilinear", antialias=True)
+    torch.testing.assert_close(seen[2], expected)
+
+
+# ---- An evaluation ---------------------------------------------------------------------------------
+
+
+def test_evaluate_gives_every_logit_and_label_in_order():
+    net = linear()
+    logits, labels = evaluate(net, ten(), **EXACT)
+    torch.testing.assert_close(logits, net(IMAGES).detach())
+    assert torch.equal(labels, LABELS)
+    assert logits.dtype == torch.float32
+    assert labels.dtype == torch.int64
+
+
+def test_what_evaluate_gives_can_be_used_like_any_tensor():
+    logits, labels = evaluate(linear(), ten(), **EXACT)
+    assert not logits.requires_grad
+    assert not logits.is_inference()
+    assert not labels.is_inference()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluate_puts_the_mode_of_every_part_back(training):
+    net = small_net().train(training)
+    net.c2.train(not training)  # a part frozen by its user
+    modes = [module.training for module in net.modules()]
+    evaluate(net, ten(), **EXACT)
+    assert [module.training for module in net.modules()] == modes
+
+
+def test_evaluate_puts_the_mode_back_where_the_loader_raises():
+    def broken():
+        yield IMAGES, LABELS
+        raise OSError("unplugged")
+
+    net = small_net()
+    with pytest.raises(OSError, match="unplugged"):
+        evaluate(net, broken(), **EXACT)
+    assert net.training
+
+
+def test_evaluate_changes_no_weight_statistic_or_gradient():
+    net = small_net()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    evaluate(net, ten(), **EXACT)
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_a_data_set_that_caches_what_it_made_can_be_evaluated_and_then_trained_on():
+    class Lazy:
+        made: tuple = ()
+
+        def __iter__(self):
+            self.made = self.made or ((IMAGES * 2, LABELS.clone()),)
+            return iter(self.made)
+
+    net, loader = linear(), Lazy()
+    evaluate(net, loader, **EXACT)
+    loss, _ = train(net, loader, torch.optim.SGD(net.parameters(), lr=0.0), **EXACT)
+    assert loss == pytest.approx(F.cross_entropy(net(IMAGES * 2), LABELS).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("loop", [evaluate, lab.training.test])
+def test_an_empty_loader_is_an_error(loop):
+    with pytest.raises(ValueError, match="no batch"):
+        loop(linear(), [], **EXACT)
+    net = linear()
+    with pytest.raises(ValueError, match="no batch"):
+        train(net, [], torch.optim.SGD(net.parameters(), lr=0.1), **EXACT)
+
+
+def test_a_wrong_device_or_number_format_is_an_error_that_says_it():
+    with pytest.raises(ValueError, match="'abacus'"):
+        evaluate(linear(), ten(), device="abacus")
+    with pytest.raises(ValueError, match="float16"):
+        evaluate(linear(), ten(), dtype=torch.float16)
+
+
+# ---- One batch -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("conv", CONVS)
+@pytest.mark.parametrize("norm", NORMS)
+def test_one_batch_can_be_overfitted(norm, conv):
+    images, labels = torch.randn(16, 3, 16, 16), torch.arange(16) % 4
+    net = Net(norm, conv, width=0.5, num_classes=4)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.003, weight_decay=0.0)
+    for _ in range(60):  # most need about 20
+        loss, accuracy = train(net, [(images, labels)], optimizer, **EXACT)
+        if accuracy == 1.0 and loss < 0.7:  # 1.39, the logarithm of 4, by chance
+            return
+    pytest.fail(f"after 60 steps the loss is {loss:.2f} and the accuracy {accuracy:.0%}")
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_one_batch_can_be_overfitted_by_every_optimizer(optimizer):
+    lr = {"muon": 0.1, "sgd": 0.1, "adamw": 0.01}[optimizer]
+    recipe = Recipe(epochs=30, optimizer=optimizer, lr=lr, schedule="constant")
+    history = fit(small_net(), ten(batch_size=10), None, recipe, **QUIET)
+    assert history.train_accuracy[-1] == 1.0
+    assert history.train_loss[-1] < history.train_loss[0] / 3
+
+
+# ---- A whole run -----------------------------------------------------------------------------------
+
+SHORT = Recipe(
+    epochs=4,
+    batch_size=32,
+    optimizer="muon",
+    lr=0.1,
+    lr_rest=0.01,
+    momentum=0.6,
+    schedule="linear",
+    augment=Augment(),
+)
+
+
+def ours(small) -> tuple[Loader, ...]:
+    return loaders_from(small, 32, limit=80, device="cpu")
+
+
+def theirs(small) -> tuple[DataLoader, ...]:
+    images, labels = small.train_images[:80].float() / 255 - 0.5, small.train_labels[:80]
+    return tuple(DataLoader(TensorDataset(images, labels), 32, shuffle=shuffle) for shuffle in (True, False))
+
+
+def theirs_with_a_generator(small) -> tuple[DataLoader, ...]:
+    images, labels = small.train_images[:80].float() / 255 - 0.5, small.train_labels[:80]
+    data = TensorDataset(images, labels)
+    return (
+        DataLoader(data, 32, shuffle=True, generator=torch.Generator().manual_seed(5)),
+        DataLoader(data, 32),
+    )
+
+
+def ten_classes(seed=0, norm="batch") -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(Net(norm, width=0.25), nn.Dropout(0.1))  # dropout draws random numbers too
+
+
+def run(small, loaders=ours, recipe=SHORT, *, seed=0, net=None, **options):
+    net = net or ten_classes()
+    return net, fit(net, *loaders(small), recipe, seed=seed, **QUIET | options)
+
+
+def without_seconds(history: History) -> dict:
+    return {name: value for name, value in asdict(history).items() if name != "seconds"}
+
+
+@pytest.mark.parametrize("loaders", [ours, theirs, theirs_with_a_generator])
+def test_the_same_seed_ends_in_the_same_bits_and_another_seed_does_not(small, loaders):
+    (net, history), (again, same), (other, differs) = (run(small, loaders, seed=s) for s in (1, 1, 2))
+    assert without_seconds(history) == without_seconds(same)
+    assert same_weights(net, again)
+    assert history.train_loss != differs.train_loss
+    assert not same_weights(net, other)
+
+
+def test_a_run_does_not_depend_on_what_its_loader_did_before(small):
+    used = ours(small)
+    for _ in range(3):
+        next(iter(used[0]))
+    net, _ = run(small, lambda _: used)
+    assert same_weights(net, run(small)[0])
+
+
+def test_the_history_says_what_ran(small):
+    net, history = run(small, seed=3)
+    assert history.dataset == small.name
+    assert history.parameters == sum(p.numel() for p in net.parameters())
+    assert history.recipe == SHORT.to_dict()
+    assert history.seed == 3
+    assert history.name == "Sequential"
+    assert run(small, name="mine", recipe=replace(SHORT, epochs=1))[1].name == "mine"
+    assert history.epochs == 4
+    lists = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "lr", "seconds")
+    assert [len(getattr(history, name)) for name in lists] == [4] * 6
+    assert {"device", "threads", "torch", "python", "dtype"} <= set(history.machine)
+    assert history.machine["dtype"] == "float32"
+    assert history.train_seconds == sum(history.seconds) > 0
+
+
+def test_the_last_figures_are_those_of_the_network_as_it_ends(small):
+    _, test_loader = ours(small)
+    net, history = run(small)
+    loss, accuracy = lab.training.test(net, test_loader, **EXACT)
+    assert history.test_loss[-1] == loss
+    assert history.test_accuracy[-1] == accuracy
+
+
+def test_without_a_test_loader_nothing_is_tested(small):
+    history = fit(ten_classes(), ours(small)[0], None, SHORT, **QUIET)
+    assert history.test_accuracy == history.test_loss == []
+    assert history.epochs == 4
+    assert history.summary()["test_accuracy"] is None
+
+
+def test_testing_does_not_change_the_training(small):
+    untested = ten_classes()
+    fit(untested, ours(small)[0], None, SHORT, **QUIET)
+    assert same_weights(untested, run(small)[0])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_label_smoothing_is_in_the_training_loss_and_not_in_the_test_loss(smoothing):
+    net = linear()
+    logits = net(IMAGES)
+    recipe = Recipe(epochs=1, optimizer="sgd", lr=0.0, label_smoothing=smoothing)
+    history = fit(net, ten(), ten(), recipe, **QUIET)
+    # Spread evenly over the three classes, and the rest on the label.
+    log = logits.log_softmax(1)
+    expected = -(1 - smoothing) * log[torch.arange(10), LABELS] - smoothing * log.mean(1)
+    assert history.train_loss == pytest.approx([expected.mean().item()], rel=1e-5)
+    assert history.test_loss == pytest.approx([F.cross_entropy(logits, LABELS).item()], rel=1e-5)
+
+
+@pytest.mark.parametrize("penalty", ["l1", "l2"])
+def test_the_recipe_s_penalty_shrinks_the_weights(penalty):
+    recipe = Recipe(epochs=3, optimizer="sgd", lr=0.01, momentum=0.0)
+    ends = []
+    for strength in (0.0, 0.1):
+        net = linear()
+        fit(net, ten(), None, replace(recipe, **{penalty: strength}), **QUIET)
+        ends.append(net[1].weight.abs().sum())
+    assert ends[1] < ends[0]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_recorded_rate_is_that_of_each_epoch_s_last_step(schedule, optimizer):
+    recipe = Recipe(epochs=2, optimizer=optimizer, lr=0.01, schedule=schedule, warmup=0.25)
+    history = fit(small_net(), ten(), None, recipe, **QUIET)
+    assert history.lr == pytest.approx([0.01 * recipe.lr_factor(step / 6) for step in (2, 5)])
+
+
+def test_every_group_of_an_optimizer_follows_the_schedule(monkeypatch):
+    rates = []
+
+    def noted(net, recipe):
+        class Noted(torch.optim.SGD):
+            def step(self, closure=None):
+                rates.append([group["lr"] for group in self.param_groups])
+
+        weight, bias = net.parameters()
+        return Noted([{"params": [weight], "lr": 1.0}, {"params": [bias], "lr": 0.1}])
+
+    monkeypatch.setitem(OPTIMIZERS, "sgd", noted)
+    fit(linear(), ten(), None, Recipe(epochs=2, optimizer="sgd", schedule="linear", warmup=0), **QUIET)
+    expected = [rate for step in range(6) for rate in (1 - step / 6, 0.1 * (1 - step / 6))]
+    assert [rate for step in rates for rate in step] == pytest.approx(expected)
+
+
+def test_image_sizes_resize_what_the_network_sees(small):
+    seen = []
+    net = ten_classes()
+    net.register_forward_pre_hook(lambda module, inputs: seen.append((module.training, *inputs[0].shape[2:])))
+    recipe = replace(SHORT, epochs=2, image_sizes=((0.0, 16), (0.34, 24), (0.6, 32)))
+    run(small, recipe=recipe, net=net)
+    trained = [size for training, *size in seen if training]
+    assert trained == [[16, 16]] * 3 + [[24, 24]] + [[32, 32]] * 2  # at 0, 1/6 and 1/3; 1/2; 2/3 and 5/6
+    assert {tuple(size) for training, *size in seen if not training} == {(32, 32)}
+
+
+def test_anybody_s_module_and_loader_are_fitted():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+    net(IMAGES)
+    recipe = Recipe(epochs=15, optimizer="adamw", lr=0.01)
+    history = fit(net, ten(shuffle=True), ten(), recipe, **QUIET)
+    assert history.test_accuracy[-1] == 1.0
+    assert history.test_loss[-1] < history.test_loss[0]
+
+
+def test_fit_takes_what_the_processor_has_where_no_number_format_is_given(small):
+    history = fit(ten_classes(), *ours(small), replace(SHORT, epochs=1), device="cpu", progress=False)
+    assert history.machine["dtype"] in ("float32", "bfloat16")
+    assert 0 < history.train_loss[0] < 10
+
+
+# ---- History ---------------------------------------------------------------------------------------
+
+
+def test_a_history_is_read_as_it_was_written(small, tmp_path):
+    _, history = run(small, recipe=replace(SHORT, image_sizes=((0.0, 16), (0.5, 32))))
+    path = history.save(tmp_path / "new" / "folder" / "run.json")
+    assert History.load(path) == history
+    assert json.loads(path.read_text())["recipe"]["lr"] == SHORT.lr
+    assert [file.name for file in path.parent.iterdir()] == ["run.json"]
+
+
+def a_history(**lists) -> History:
+    return History(
+        name="N", dataset="D", parameters=5, recipe={"lr": 1.0}, seed=7, machine={"cpus": 2}, **lists
+    )
+
+
+def test_the_summary_is_of_the_last_epoch_not_of_the_best():
+    history = a_history(train_loss=[1.0, 2.0, 3.0], test_accuracy=[0.5, 0.9, 0.4], seconds=[1.25, 2.5, 3.0])
+    assert history.summary() == {
+        "name": "N",
+        "dataset": "D",
+        "test_accuracy": 0.4,
+        "train_seconds": 6.75,
+        "parameters": 5,
+        "epochs": 3,
+        "seed": 7,
+    }
+
+
+def test_saving_what_json_cannot_hold_leaves_the_old_file_whole(tmp_path):
+    path = a_history(train_loss=[1.0]).save(tmp_path / "run.json")
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        a_history(train_loss=[object()]).save(path)
+    assert path.read_bytes() == before
+
+
+# ---- Checkpoints -----------------------------------------------------------------------------------
+
+
+def killed(small, loaders, path, step, net=None):
+    """Begin a run and interrupt it before the given training step."""
+    net, steps = net or ten_classes(), []
+
+    def interrupt(module, inputs):
+        if module.training:
+            if len(steps) == step:
+                raise KeyboardInterrupt
+            steps.append(1)
+
+    handle = net.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(small, loaders, net=net, checkpoint=path)
+    handle.remove()
+
+
+@pytest.mark.parametrize("step", [3, 7])  # of 12: as an epoch begins, and within one
+@pytest.mark.parametrize("loaders", [ours, theirs, theirs_with_a_generator])
+def test_a_killed_run_that_is_resumed_ends_in_the_bits_of_one_that_never_stopped(
+    small, tmp_path, loaders, step
+):
+    straight, history = run(small, loaders)
+    path = tmp_path / "new" / "run.pt"
+    killed(small, loaders, path, step)
+    resumed, again = run(small, loaders, net=ten_classes(seed=9), checkpoint=path)
+    assert without_seconds(again) == without_seconds(history)
+    assert len(again.seconds) == 4
+    assert same_weights(resumed, straight)
+
+
+def test_a_run_killed_in_its_first_epoch_starts_anew(small, tmp_path):
+    path = tmp_path / "run.pt"
+    killed(small, ours, path, 2)
+    assert not path.exists()
+    assert same_weights(run(small, checkpoint=path)[0], run(small)[0])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_resuming_takes_up_the_state_of_every_optimizer(small, tmp_path, optimizer):
+    recipe = replace(SHORT, optimizer=optimizer, lr=0.01, momentum=0.9, schedule="constant")
+    straight, _ = run(small, recipe=recipe)
+    net, calls = ten_classes(), []
+
+    def interrupt(module, inputs):
+        calls.append(1)
+        if module.training and len(calls) > 8:  # three steps and three test batches an epoch
+            raise KeyboardInterrupt
+
+    handle = net.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(small, recipe=recipe, net=net, checkpoint=tmp_path / "run.pt")
+    handle.remove()
+    resumed, _ = run(small, recipe=recipe, net=ten_classes(seed=9), checkpoint=tmp_path / "run.pt")
+    assert same_weights(resumed, straight)
+
+
+def test_a_finished_run_is_read_and_not_trained_again(small, tmp_path):
+    net, history = run(small, checkpoint=tmp_path / "run.pt")
+    again, same = run(small, net=ten_classes(seed=9), checkpoint=tmp_path / "run.pt")
+    assert same == history
+    assert same_weights(again, net)
+
+
+def test_without_resume_a_run_starts_anew_and_replaces_the_checkpoint(small, tmp_path):
+    path = tmp_path / "run.pt"
+    run(small, checkpoint=path, seed=1)
+    _, history = run(small, checkpoint=path, seed=2, resume=False)
+    assert history.epochs == 4
+    assert torch.load(path, weights_only=True)["history"]["seed"] == 2
+
+
+def test_a_checkpoint_is_plain_tensors_and_numbers(small, tmp_path):
+    path = tmp_path / "run.pt"
+    net, history = run(small, checkpoint=path)
+    state = torch.load(path, weights_only=True)
+    assert all(torch.equal(state["net"][name], tensor) for name, tensor in net.state_dict().items())
+    assert json.dumps(state["history"]) == json.dumps(asdict(history))
+    assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]
+
+
+MISMATCHES = {
+    "seed": {"seed": 1},
+    "recipe": {"recipe": replace(SHORT, lr=0.2)},
+    "parameters": {"net": lambda: nn.Sequential(Net(width=0.5), nn.Dropout(0.1))},
+    "name": {"name": "another"},
+    "dataset": {"loaders": theirs},
+}
+
+
+def refused(small, path, match, **options):
+    """Resume what cannot be resumed; the file and the network have to stay as they were."""
+    file = path.read_bytes()
+    net = options.pop("net", ten_classes)()
+    before = [tensor.clone() for tensor in net.state_dict().values()]
+    with pytest.raises(ValueError, match=match) as error:
+        run(small, net=net, checkpoint=path, **options)
+    assert str(path) in str(error.value)
+    assert path.read_bytes() == file
+    assert all(map(torch.equal, before, net.state_dict().values()))
+
+
+@pytest.fixture(scope="module")
+def finished(small, tmp_path_factory):
+    path = tmp_path_factory.mktemp("finished") / "run.pt"
+    run(small, checkpoint=path)
+    return path
+
+
+@pytest.mark.parametrize("what", MISMATCHES)
+def test_a_checkpoint_of_another_run_is_refused_and_left_alone(small, finished, what):
+    refused(small, finished, what, **MISMATCHES[what])
+
+
+@pytest.mark.parametrize("norm", ["layer", "instance"])
+def test_a_checkpoint_of_another_norm_with_as_many_parameters_is_refused(small, tmp_path, norm):
+    run(small, net=ten_classes(norm="group"), checkpoint=tmp_path / "run.pt")
+    refused(small, tmp_path / "run.pt", "of another network", net=lambda: ten_classes(norm=norm))
+
+
+def test_a_checkpoint_without_the_network_s_statistics_is_refused(small, tmp_path):
+    run(small, net=ten_classes(norm="group"), checkpoint=tmp_path / "run.pt")
+    refused(small, tmp_path / "run.pt", "of another network", net=lambda: ten_classes(norm="batch"))
+
+
+@pytest.mark.parametrize("content", ["rubbish", "half", "empty", "foreign"])
+def test_a_file_that_is_no_checkpoint_is_refused_and_left_alone(small, finished, tmp_path, content):
+    path = tmp_path / "run.pt"
+    if content == "foreign":
+        torch.save({"weights": torch.zeros(3)}, path)
+    else:
+        whole = finished.read_bytes()
+        path.write_bytes({"rubbish": b"rubbish", "half": whole[: len(whole) // 2], "empty": b""}[content])
+    refused(small, path, "checkpoint")
+
+
+# ---- The bar ---------------------------------------------------------------------------------------
+
+
+def test_the_bar_shows_name_epoch_loss_accuracy_and_time_left(small, capsys):
+    _, history = run(small, progress=True, name="mine")
+    shown = capsys.readouterr().err
+    assert "mine epoch 1/4" in shown
+    assert "mine epoch 4/4" in shown
+    assert "12/12" in shown
+    assert f"train loss={history.train_loss[-1]:.3f}" in shown
+    assert f"test loss={history.test_loss[-1]:.3f}" in shown
+    assert f"accuracy={history.train_accuracy[-1]:.1%}" in shown
+    assert f"test accuracy={history.test_accuracy[-1]:.1%}" in shown
+    assert "<" in shown  # elapsed < left
+
+
+def test_nothing_is_written_to_stdout_and_without_progress_nothing_to_stderr(small, capsys):
+    run(small, progress=True)
+    assert capsys.readouterr().out == ""
+    run(small, progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_run_needs_no_terminal_and_no_stderr(small, monkeypatch):
+    expected, _ = run(small)
+    monkeypatch.setattr(sys, "stderr", None)
+    net, history = run(small, progress=True)
+    assert history.epochs == 4
+    assert same_weights(net, expected)
+
+
+def test_a_resumed_bar_starts_where_the_run_stood(small, tmp_path, capsys):
+    killed(small, ours, tmp_path / "run.pt", 7)
+    capsys.readouterr()
+    run(small, checkpoint=tmp_path / "run.pt", progress=True)
+    shown = capsys.readouterr().err
+    assert "6/12" in shown
+    assert "epoch 3/4" in shown
+    assert "epoch 1/4" not in shown
