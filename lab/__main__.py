@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands)
     _add_report(commands)
+    _add_bench(commands)
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
@@ -112,6 +113,38 @@ def _add_report(commands) -> None:
 
 def _report(options: argparse.Namespace) -> int:
     print(report(load_results(options.folder)))
+    return 0
+
+
+def _add_bench(commands) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="measure this machine, and what training makes of it",
+        description="Measure, in turns: matrix products, the conventional notebook recipe against ours, every"
+        " (norm, conv) pair, the growth of a step with batch size, width and image size, the share of the "
+        "peak; besides, memory and the time to the first step. Prints a table and, as the last line, a JSON "
+        "object; every time goes to a JSON file, and a picture is drawn. Takes some five minutes.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="in seconds: shows that it works, no more")
+    parser.add_argument("--dataset", choices=DATASETS, default="auto")
+    parser.add_argument("--root", type=Path, help="the folder that holds cifar-10-batches-py")
+    parser.add_argument("--device", help="cuda, mps or cpu; the first that there is by default")
+    parser.add_argument("--out", type=Path, default=Path("results/bench"), help="folder for the JSON file")
+    parser.add_argument("--images", type=Path, default=Path("images"), help="folder for the picture")
+    parser.set_defaults(run=_bench)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from lab import bench, figures  # Matplotlib above all, which no other job here waits for
+
+    plan = bench.QUICK if options.quick else bench.FULL
+    result = bench.bench(plan, options.dataset, options.root, options.device)
+    bench.write(result, options.out)
+    picture = "bench-quick.png" if options.quick else "bench.png"
+    figures.save(figures.plot_bench(result), options.images / picture)
+    print(bench.table(result))
+    print(json.dumps(result["summary"]))
     return 0
 
 

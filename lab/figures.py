@@ -1,8 +1,8 @@
 """Every picture: arrays, tensors and histories in, Axes or Figure out. It knows no networks.
 
 Sections: style and colours, pictures of images, curves, errors, the receptive field, comparison,
-schematics, and writing to a file. The style is set in a context around each function, so that nothing of
-Matplotlib's own settings changes.
+the benchmark, schematics, and writing to a file. The style is set in a context around each function, so
+that nothing of Matplotlib's own settings changes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -595,6 +595,118 @@ def plot_comparison(rows: Sequence[Mapping], *, dataset: str) -> Figure:
     axes[0].set_ylabel("technique")
     _suptitle(figure, _titled("", dataset, "techniques compared"))
     return figure
+
+
+# ---- The benchmark ---------------------------------------------------------------------------------
+
+GROWTH = {  # axis: its label, and what the work of a step goes with: its name, and the power of the axis
+    "batch size": ("batch size [images]", "the batch size", 1),
+    "width": ("width [factor on the channels]", "the width squared", 2),
+    "image size": ("image size [pixels a side]", "the pixels", 2),
+}
+
+
+@_styled
+def plot_bench(result: Mapping) -> Figure:
+    """What the benchmark measured: throughput, peak and share, every pair, and how the time of a step grows.
+
+    result: as `lab.bench.bench` returns it, times in seconds. Bars, cells and points are medians over the
+    rounds; whiskers and shaded bands span all rounds.
+    """
+    figure, axes = plt.subplots(2, 3, figsize=(15, 8.6), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.12)
+    plan, host = result["plan"], result["machine"]
+    batch = plan["batch_size"]
+    rates = {name: plan["batches"] * batch / np.array(t) for name, t in result["training"].items()}
+    _bars(axes[0, 0], rates, np.median(rates["conventional"]), "{:.1f} x")
+    axes[0, 0].set(
+        title=f"training, batches of {batch} images", xlabel="loop", ylabel="throughput [images/s]"
+    )
+    _bars(axes[0, 1], _speeds(result), result["summary"]["peak_gflops"], "{:.0%}")
+    axes[0, 1].set(
+        title=f"speed, and its share of the peak in {host['dtype']}", xlabel="work", ylabel="speed [GFLOP/s]"
+    )
+    _pairs(axes[0, 2], result["pairs"])
+    axes[0, 2].set_title(f"time of a training step on {batch} images [ms]")
+    for ax, (axis, times) in zip(axes[1], result["growth"].items(), strict=True):
+        _growth(ax, times, *GROWTH[axis])
+    low, high = zip(*(ax.get_ylim() for ax in axes[1]), strict=True)
+    for ax in axes[1]:
+        ax.set(ylim=(min(low), max(high)), ylabel="time of a training step [ms]")  # one scale for the three
+    where = f"{host['processor']}, {host['device']}, {host['threads']} threads, torch {host['torch']}"
+    _suptitle(figure, _titled("the benchmark", result["dataset"], where))
+    return figure
+
+
+def _speeds(result: Mapping) -> dict[str, np.ndarray]:
+    """GFLOP/s in every round: of the matrix products, each format at its fastest size, and of the step."""
+    speeds = {}
+    for dtype, sizes in result["matmul"].items():
+        by_size = [2e-9 * int(size) ** 3 / np.array(times) for size, times in sizes.items()]
+        speeds[f"matrix product,\n{dtype}"] = max(by_size, key=np.median)
+    step = result["step"]
+    speeds[f"training step,\n{step['recipe']}"] = 1e-9 * step["flops"] / np.array(step["seconds"])
+    return speeds
+
+
+def _bars(ax: Axes, values: Mapping[str, np.ndarray], whole: float, share: str) -> None:
+    """A bar of the median for each name, a whisker over all values, and above it the share of `whole`."""
+    medians = [np.median(each) for each in values.values()]
+    span = [(m - each.min(), each.max() - m) for m, each in zip(medians, values.values(), strict=True)]
+    colour = [FAINT] * (len(medians) - 1) + [TECHNIQUE_COLOURS["standard"]]
+    names = [name.replace(", ", ",\n") for name in values]
+    bars = ax.bar(names, medians, yerr=np.transpose(span), color=colour, ecolor=INK, capsize=4, width=0.6)
+    texts = [f"{m:,.0f}\n{share.format(m / whole)}".replace("%", " %") for m in medians]
+    ax.bar_label(bars, texts, padding=4)
+    ax.set_ylim(0, 1.25 * max(each.max() for each in values.values()))  # room for the texts
+    ax.tick_params(axis="x", length=0)
+    ax.yaxis.set_major_formatter("{x:,.0f}")
+    ax.grid(axis="y", color=PALE, linewidth=0.8)
+    ax.set_axisbelow(True)
+
+
+def _pairs(ax: Axes, pairs: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    norms, convs = list(pairs), list(next(iter(pairs.values())))
+    cells = np.array([[1e3 * np.median(pairs[norm][conv]) for conv in convs] for norm in norms])
+    # Logarithmic, so that one slow pair leaves the others their differences.
+    scale = LogNorm(cells.min(), max(cells.max(), 1.01 * cells.min()))
+    ax.imshow(cells, norm=scale, cmap="Oranges", aspect="auto")
+    for row, column in np.ndindex(cells.shape):
+        value = cells[row, column]
+        colour = "white" if scale(value) > 0.6 else INK
+        ax.text(column, row, _number(value), ha="center", va="center", color=colour)
+    ax.set_xticks(range(len(convs)), [conv.replace("_", "-\n") for conv in convs])
+    ax.set_yticks(range(len(norms)), norms)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set(xlabel="convolution", ylabel="normalization")
+
+
+def _growth(ax: Axes, times: Mapping[str, Sequence[float]], label: str, work: str, power: int) -> None:
+    """Milliseconds against what grows, both logarithmic; dashed, the line of equal speed through the last."""
+    x = np.array([float(value) for value in times])
+    values = [1e3 * np.asarray(each) for each in times.values()]
+    middle = np.array([np.median(each) for each in values])
+    colour = TECHNIQUE_COLOURS["standard"]
+    low, high = [each.min() for each in values], [each.max() for each in values]
+    ax.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+    ax.plot(x, middle, marker="o", color=colour)
+    ax.plot(x, middle[-1] * (x / x[-1]) ** power, color=FAINT, linestyle="--", linewidth=1, zorder=1)
+    for place, value in zip(x, middle, strict=True):
+        near = {"xytext": (-3, 7), "textcoords": "offset points", "ha": "right", "fontsize": 9}
+        ax.annotate(_number(value), (place, value), **near)
+    ax.set(xscale="log", yscale="log", xlabel=label, title=f"dashed: in proportion to {work}")
+    ax.set_xticks(x, list(times))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.minorticks_off()
+    ax.margins(0.12)
+    ax.yaxis.set_major_formatter("{x:,.0f}")
+    ax.grid(color=PALE, linewidth=0.8)
+    ax.set_axisbelow(True)
+
+
+def _number(value: float) -> str:  # short, for a place where there is little room
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
 
 
 # ---- Schematics ------------------------------------------------------------------------------------

@@ -174,7 +174,7 @@ def orthogonalized(matrix: Tensor, steps: int = 3) -> Tensor:
     x = wide / (wide.norm() + 1e-7)
     for _ in range(steps):
         gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
     return x if wide is matrix else x.T
 
 
@@ -225,6 +225,34 @@ OPTIMIZERS: dict[str, Callable[[nn.Module, Recipe], torch.optim.Optimizer | Comb
 
 # ---- The named recipes -----------------------------------------------------------------------------
 
+# The usual rules of the course: fewer than 200,000 parameters, receptive field above 44. Held out, against
+# this table at 4 epochs of Muon, one seed: the three other dense rows dilated as well -1.9 %; a frozen
+# whitening first layer of 3x3 or 2x2 pixels -0.7 and -2.0 %; SiLU for ReLU -0.9 %.
+USUAL_STAGES = (
+    ((32, "standard", 2), (32, "standard", 1)),
+    ((64, "standard", 2), (64, "standard", 1)),
+    ((64, "dilated", 1),),
+    ((128, "depthwise_separable", 1),) * 3,
+)
+
+# Chosen on 5,000 held-out training images, seed 0, which tell differences of about 1.5 % apart, no less.
 RECIPES: dict[str, Recipe] = {
-    "default": Recipe(),
+    # The strict network in minutes. Held out, at 8 epochs, lr 0.025, 0.05, 0.12 and 0.25 gave 81.6, 84.7,
+    # 86.2 and 85.2 %, and 0.12 with a cosine 85.8 %.
+    "default": Recipe(
+        epochs=8,
+        lr=0.12,
+        augment=Augment(shift=2),  # so short a training underfits as it is
+        label_smoothing=0.1,
+        image_sizes=((0.0, 24), (0.6, 32)),  # a step at 24 pixels costs 0.58 of one at 32
+    ),
+    # A wider network for fewer epochs: held out 85.2 %, the strict one 83.5 % at 5 epochs.
+    "minute": Recipe(
+        epochs=4,
+        lr=0.15,
+        augment=Augment(shift=2),
+        label_smoothing=0.1,
+        image_sizes=((0.0, 24), (0.6, 32)),
+        net={"stages": USUAL_STAGES},
+    ),
 }

@@ -28,8 +28,12 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def load_results(folder: str | Path) -> list[History]:
-    """Every History below `folder`, by name and seed; FileNotFoundError where there is none."""
-    histories = [History.load(path) for path in sorted(Path(folder).rglob("*.json"))]
+    """Every History below `folder`, by name and seed; FileNotFoundError where there is none.
+
+    What lies in a folder named bench is no run, but what the benchmark measured, and is passed over.
+    """
+    paths = [path for path in sorted(Path(folder).rglob("*.json")) if path.parent.name != "bench"]
+    histories = [History.load(path) for path in paths]
     if not histories:
         raise FileNotFoundError(f"no result (*.json) below {folder}")
     return sorted(histories, key=lambda history: (history.name, history.seed))

@@ -68,6 +68,26 @@ def texts(figure):
     return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
 
 
+def bench_result():
+    pairs = {norm: {conv: [0.1, 0.3, 0.2] for conv in ("standard", "mixed")} for norm in ("batch", "none")}
+    pairs["none"]["mixed"] = [1.5, 1.5, 9.0]
+    return {
+        "dataset": DATASET,
+        "machine": {"processor": "abacus", "device": "cpu", "threads": 2, "torch": "2", "dtype": "bfloat16"},
+        "plan": {"batches": 10, "batch_size": 100},
+        "training": {"conventional": [2.0, 4.0, 1.0], "ours": [0.5, 0.2, 0.5]},
+        "matmul": {"float32": {"1000": [0.1, 0.2, 0.1]}, "bfloat16": {"1000": [0.04, 0.01, 0.05]}},
+        "step": {"recipe": "minute", "batch_size": 256, "flops": 6_000_000_000, "seconds": [0.2, 0.3, 0.1]},
+        "pairs": pairs,
+        "growth": {
+            "batch size": {"64": [0.02, 0.03, 0.04], "256": [0.1, 0.1, 0.1]},
+            "width": {"0.5": [0.05] * 3, "1.0": [0.1] * 3},
+            "image size": {"16": [0.025] * 3, "32": [0.1] * 3},
+        },
+        "summary": {"peak_gflops": 50.0},
+    }
+
+
 def all_figures():
     images, labels = pictures(4), torch.tensor([0, 1, 2, 0])
     logits = torch.eye(3)[torch.tensor([1, 1, 0, 0])]
@@ -84,6 +104,7 @@ def all_figures():
         "confusion": figures.plot_confusion(labels, logits.argmax(1), CLASSES, **named).figure,
         "receptive field": figures.plot_receptive_field(gradient, 3, **named).figure,
         "comparison": figures.plot_comparison(comparison_rows(), **named),
+        "benchmark": figures.plot_bench(bench_result()),
     }
 
 
@@ -421,6 +442,25 @@ def test_comparison_refuses_impossible_numbers(change, message):
         figures.plot_comparison([], dataset=DATASET)
     with pytest.raises(ValueError, match=r"rows\[0\] lacks \['parameters', 'macs', 'seconds'\]"):
         figures.plot_comparison([{"name": "a", "accuracy": 0.5}], dataset=DATASET)
+
+
+def test_bench_shows_medians_of_the_raw_times():
+    rates, speeds, pairs, *growth = figures.plot_bench(bench_result()).axes
+    # 10 batches of 100 images in 2 and 0.5 seconds; 2 GFLOP in 0.1 and 0.04, and 6 in 0.2 seconds.
+    assert [bar.get_height() for bar in rates.patches] == pytest.approx([500, 2000])
+    assert [text.get_text() for text in rates.texts] == ["500\n1.0 x", "2,000\n4.0 x"]
+    assert [bar.get_height() for bar in speeds.patches] == pytest.approx([20, 50, 30])
+    assert [text.get_text() for text in speeds.texts] == ["20\n40 %", "50\n100 %", "30\n60 %"]
+    np.testing.assert_allclose(shown(pairs), [[200, 200], [200, 1500]])
+    assert [text.get_text() for text in pairs.texts] == ["200", "200", "200", "1,500"]
+    assert [tick.get_text() for tick in pairs.get_yticklabels()] == ["batch", "none"]
+    for ax, (x, milliseconds) in zip(
+        growth, [([64, 256], [30, 100]), ([0.5, 1], [50, 100]), ([16, 32], [25, 100])], strict=True
+    ):
+        np.testing.assert_allclose(ax.lines[0].get_data(), [x, milliseconds])
+        assert ax.lines[1].get_ydata()[-1] == pytest.approx(100)  # of equal speed, through the last
+        assert ax.lines[1].get_ydata()[0] == pytest.approx(25)
+    assert len({ax.get_ylim() for ax in growth}) == 1
 
 
 def test_techniques_state_the_true_numbers_of_weights():

@@ -1,11 +1,21 @@
 """The command line: `python -m lab`."""
 
+import functools
 import json
 
 import pytest
 
 from lab.__main__ import main
+from lab.data import stand_in
 from lab.training import History
+
+
+@pytest.fixture(autouse=True, scope="module")
+def made_once():
+    """The stand-in, made once for all tests of this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lab.data.stand_in", functools.cache(stand_in))
+        yield
 
 
 def run(capsys, *arguments: object) -> tuple[int, str, str]:

@@ -17,7 +17,18 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import model
-from model import CONVS, NORMS, STAGES, Net, Row, conv_block, count_parameters, describe, receptive_field
+from model import (
+    CONVS,
+    NORMS,
+    STAGES,
+    GroupNorm,
+    Net,
+    Row,
+    conv_block,
+    count_parameters,
+    describe,
+    receptive_field,
+)
 
 PAIRS = [(norm, conv) for norm in NORMS for conv in CONVS]
 EPS = 1e-5  # torch's default in all its normalizations
@@ -646,3 +657,28 @@ def test_the_table_prints_names_fields_and_totals():
             assert f"{row.parameters:,}" in text
     assert str(table).splitlines()[-1].split()[0] == "total"
     assert len(str(table).splitlines()) == len(table) + 3  # a head, others, a total
+
+
+@pytest.mark.parametrize("groups", [2, 4, 16])
+def test_the_faster_group_norm_has_the_values_and_gradients_of_torchs(groups):
+    torch.manual_seed(0)
+    images, upstream = torch.randn(3, 16, 5, 6).double(), torch.randn(3, 16, 5, 6).double()
+    torchs, ours = nn.GroupNorm(groups, 16).double(), GroupNorm(groups, 16).double()
+    nn.init.normal_(torchs.weight)
+    nn.init.normal_(torchs.bias)
+    ours.load_state_dict(torchs.state_dict())
+    gradients = []
+    for norm in (torchs, ours):
+        given = images.clone().requires_grad_()
+        output = norm(given)
+        output.backward(upstream)
+        gradients.append((output, given.grad, norm.weight.grad, norm.bias.grad))
+    for expected, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_faster_group_norm_keeps_format_and_layout():
+    maps = torch.randn(2, 16, 8, 8).bfloat16().contiguous(memory_format=torch.channels_last)
+    output = GroupNorm(4, 16)(maps)
+    assert output.dtype == torch.bfloat16
+    assert output.is_contiguous(memory_format=torch.channels_last)

@@ -55,6 +55,15 @@ def test_runs_of_one_name_must_be_of_one_recipe():
         report([history(0, 0.8), other])
 
 
+def test_what_the_benchmark_wrote_is_no_run(tmp_path):
+    history(0, 0.8).save(tmp_path / "0.json")
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "cpu.json").write_text('{"dataset": "CIFAR-10", "pairs": {}}')
+    assert [run.seed for run in load_results(tmp_path)] == [0]
+    with pytest.raises(FileNotFoundError, match="bench"):
+        load_results(tmp_path / "bench")
+
+
 def test_a_folder_without_results_is_an_error_that_names_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         load_results(tmp_path)

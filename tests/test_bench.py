@@ -1,0 +1,277 @@
+"""The benchmark: what is measured, how often, in which order, and what is computed of it; never how fast."""
+
+import contextlib
+import functools
+import io
+import json
+import sys
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lab import bench
+from lab.__main__ import main
+from lab.data import STAND_IN, normalize, stand_in
+from lab.machine import number_format
+from lab.recipes import RECIPES
+from model import CONVS, NORMS, Net, describe
+
+CPU = torch.device("cpu")
+PLAN = bench.Plan(batch_size=32, batches=3)
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """A quick run of the command: its exit status, the lines it printed, and its folder."""
+    folder = tmp_path_factory.mktemp("bench")
+    printed = io.StringIO()
+    plt.switch_backend("Agg")
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr("lab.data.stand_in", functools.cache(stand_in))
+        status = main(
+            ["bench", "--quick", "--dataset", "stand-in", "--device", "cpu"]
+            + ["--out", str(folder / "results"), "--images", str(folder / "images")]
+        )
+    plt.close("all")
+    return status, printed.getvalue().splitlines(), folder
+
+
+@pytest.fixture
+def measured(quick) -> dict:
+    """What the quick run wrote."""
+    (path,) = (quick[2] / "results").iterdir()
+    return json.loads(path.read_text())
+
+
+def test_the_command_prints_a_table_and_json_and_leaves_a_file_and_a_picture(quick, measured):
+    status, lines, folder = quick
+    assert status == 0
+    assert json.loads(lines[-1]) == measured["summary"]
+    assert [path.name for path in (folder / "images").iterdir()] == ["bench-quick.png"]
+    assert "\n".join(lines[:-1]) == bench.table(measured)
+    for norm in NORMS:
+        assert sum(line.startswith(norm) for line in lines) == 2  # milliseconds, and images a second
+
+
+def test_the_result_names_data_machine_and_versions(measured):
+    assert measured["dataset"] == measured["summary"]["dataset"] == STAND_IN
+    assert measured["machine"]["torch"] == torch.__version__
+    assert measured["machine"]["dtype"] == str(number_format(CPU)).removeprefix("torch.")
+
+
+def test_every_pair_size_and_step_has_a_positive_time_a_round(measured):
+    def leaves(tree):
+        return [tree] if isinstance(tree, list) else [leaf for each in tree.values() for leaf in leaves(each)]
+
+    plan = measured["plan"]
+    assert {norm: list(row) for norm, row in measured["pairs"].items()} == {key: list(CONVS) for key in NORMS}
+    assert measured["matmul"].keys() == {"float32", measured["machine"]["dtype"]}
+    assert all(list(row) == [str(n) for n in plan["sizes"]] for row in measured["matmul"].values())
+    axes = {"batch size": plan["batch_sizes"], "width": plan["widths"], "image size": plan["image_sizes"]}
+    assert {axis: list(row) for axis, row in measured["growth"].items()} == {
+        axis: [str(value) for value in values] for axis, values in axes.items()
+    }
+    assert list(measured["training"]) == ["conventional", "ours", "ours, sizes as scheduled"]
+    times = [leaf for key in ("pairs", "matmul", "growth", "training") for leaf in leaves(measured[key])]
+    assert {len(each) for each in [*times, measured["step"]["seconds"]]} == {plan["rounds"]}
+    assert len(measured["start"]["seconds"]) == len(measured["start"]["bytes"]) == plan["starts"]
+    assert min(map(min, [*times, measured["step"]["seconds"], measured["start"]["seconds"]])) > 0
+    assert measured["summary"]["peak_memory_bytes"] is None or measured["summary"]["peak_memory_bytes"] > 1e8
+
+
+def test_the_main_figures_are_medians_of_the_raw_times(measured):
+    assert bench.summary(measured) == measured["summary"]
+    result = {
+        "dataset": "CIFAR-10",
+        "machine": {"dtype": "bfloat16"},
+        "plan": {"batches": 10, "batch_size": 100},
+        "start": {"seconds": [9.0, 4.0, 5.0], "bytes": [100, 300, 200]},
+        "training": {
+            "conventional": [2.0, 9.0, 1.0],
+            "ours": [0.5, 0.1, 0.5],
+            "ours, sizes as scheduled": [0.25, 0.25, 3.0],
+        },
+        # 2 * 1000 ** 3 operations are 2 GFLOP, 2 * 500 ** 3 a quarter.
+        "matmul": {
+            "float32": {"500": [0.01, 0.01, 9.0], "1000": [0.1, 0.2, 0.1]},
+            "bfloat16": {"500": [0.01, 0.01, 9.0], "1000": [0.04, 0.01, 0.05]},
+        },
+        "step": {"recipe": "minute", "batch_size": 256, "flops": 6_000_000_000, "seconds": [0.2, 0.3, 0.1]},
+        "pairs": {"batch": {"mixed": [0.1, 0.3, 0.2]}},
+        "growth": {"width": {"1.0": [0.1, 0.3, 0.2]}},
+    }
+    assert bench.summary(result) == pytest.approx(
+        {
+            "dataset": "CIFAR-10",
+            "dtype": "bfloat16",
+            "conventional_images_per_second": 500.0,
+            "ours_images_per_second": 2000.0,
+            "ratio": 4.0,
+            "ratio_sizes_as_scheduled": 8.0,
+            "peak_float32_gflops": 25.0,
+            "peak_gflops": 50.0,
+            "step_gflops": 30.0,
+            "share_of_peak": 0.6,
+            "peak_memory_bytes": 300,
+            "first_step_seconds": 5.0,
+        }
+    )
+    rates = bench.rates(result)
+    assert rates["step of 100 images [ms]"] == {"batch": {"mixed": pytest.approx(200)}}
+    assert rates["step of 100 images [images/s]"] == {"batch": {"mixed": pytest.approx(500)}}
+    assert rates["step, by width [ms]"] == {"": {"1.0": pytest.approx(200)}}
+    result["start"]["bytes"] = [None, None, None]
+    assert bench.summary(result)["peak_memory_bytes"] is None
+
+
+def test_tasks_take_turns():
+    calls = []
+
+    def task(name):
+        return lambda: calls.append(name) or len(calls)
+
+    times = bench.alternate({("a", "x"): task("ax"), ("a", "y"): task("ay"), ("b",): task("b")}, rounds=2)
+    assert calls == ["ax", "ay", "b"] * 2
+    assert times == {"a": {"x": [1, 4], "y": [2, 5]}, "b": [3, 6]}
+
+
+def test_no_round_but_the_first_begins_that_would_end_too_late(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def task():
+        now[0] += 10.0
+        return 10.0
+
+    assert bench.alternate({("a",): task, ("b",): task}, rounds=5, limit=0.0) == {"a": [10.0], "b": [10.0]}
+    assert bench.alternate({("a",): task, ("b",): task}, rounds=5, limit=65.0)["b"] == [10.0] * 3
+
+
+def test_a_timing_lasts_as_long_as_asked_after_one_untimed_repetition(monkeypatch):
+    now, counts = [0.0], []
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def work(count):
+        counts.append(count)
+        now[0] += 0.1 * count + (5.0 if len(counts) == 1 else 0.0)  # the first finds nothing in its caches
+
+    timing = bench.repeated(work, CPU, seconds=1.0)
+    assert [timing(), timing()] == pytest.approx([0.1, 0.1])
+    assert counts == [1, 1, 1, 10]
+
+
+def test_a_product_is_done_as_often_as_told():
+    work = bench.product(8, torch.float32, CPU)
+    with FlopCounterMode(display=False) as counter:
+        work(3)
+    assert counter.get_total_flops() == 3 * 2 * 8**3
+
+
+def small_net() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8),
+        nn.Conv2d(8, 6, 1, stride=2),
+    )
+
+
+# Multiply-accumulates of one 8x8 image: dense 3x3, depthwise 3x3, pointwise on 4x4.
+MACS = (3 * 8 * 9 * 64, 8 * 9 * 64, 8 * 6 * 16)
+
+
+def test_flops_of_a_step_are_three_forward_passes_less_the_gradient_of_the_images():
+    images = torch.randn(5, 3, 8, 8)
+    assert bench.step_flops(small_net(), images) == 2 * 5 * (3 * sum(MACS) - MACS[0])
+    frozen = small_net()
+    frozen[0].weight.requires_grad_(False)
+    frozen[0].bias.requires_grad_(False)
+    # Nothing is asked of the first layer's weight, nor of the second's input.
+    assert bench.step_flops(frozen, images) == 2 * 5 * (3 * sum(MACS) - 2 * MACS[0] - MACS[1])
+
+
+@pytest.mark.parametrize("conv", CONVS)
+def test_flops_of_the_network_follow_from_its_multiply_accumulates(conv):
+    net = Net(conv=conv)
+    rows = describe(net)
+    assert bench.step_flops(net, torch.randn(2, 3, 32, 32)) == 2 * 2 * (3 * rows.total_macs - rows[0].macs)
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+class Watched(Net):
+    """Keeps the inputs that it is trained on, and the number format of its logits."""
+
+    def __init__(self):
+        super().__init__(width=0.25)
+        self.seen, self.formats = [], set()
+
+    def forward(self, images):
+        self.seen.append(images)
+        logits = super().forward(images)
+        self.formats.add(logits.dtype)
+        return logits
+
+
+def test_conventional_and_ours_are_timed_over_the_same_number_of_images(small, monkeypatch):
+    net = Watched()
+    starts = []
+
+    def clocked(work, device):
+        starts.append(len(net.seen))
+        work()
+        return 1.0
+
+    monkeypatch.setattr(bench, "clocked", clocked)
+    timing = bench.conventional(net, small, PLAN, CPU)
+    assert [timing(), timing()] == [1.0, 1.0]
+    assert starts == [bench.QUEUE, 2 * bench.QUEUE + PLAN.batches]
+    assert {tuple(images.shape) for images in net.seen} == {(PLAN.batch_size, 3, 32, 32)}
+    assert len(net.seen) == 2 * (bench.QUEUE + PLAN.batches)
+    assert all(images.dtype == torch.float32 and images.is_contiguous() for images in net.seen)
+    assert net.formats == {torch.float32}
+    assert next(net.parameters()).is_contiguous()
+
+    net = Watched()
+    recipe = RECIPES["default"]
+    assert bench.ours(net, small, recipe, PLAN, CPU)() > 0
+    assert [len(images) for images in net.seen] == [PLAN.batch_size] * PLAN.batches
+    assert all(images.is_contiguous(memory_format=torch.channels_last) for images in net.seen)
+    assert net.formats == {number_format(CPU)}
+
+
+def test_conventional_pictures_are_the_training_images(small):
+    pictures = bench.Pictures(small)
+    *moved, to_tensor, normalized = pictures.transform.transforms
+    assert [type(step).__name__ for step in moved] == ["RandomCrop", "RandomHorizontalFlip"]
+    pictures.transform = lambda image: normalized(to_tensor(image))
+    images, labels = zip(*(pictures[index] for index in range(5)), strict=True)
+    torch.testing.assert_close(torch.stack(images), normalize(small.train_images[:5]))
+    assert list(labels) == small.train_labels[:5].tolist()
+    assert len(pictures) == 1_000
+
+
+def test_a_step_is_taken_as_often_as_told_and_learns():
+    net = Watched()
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    work = bench.step(net, RECIPES["default"], 4, CPU, 16)
+    work(3)
+    assert [tuple(images.shape) for images in net.seen] == [(4, 3, 16, 16)] * 3
+    assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+def test_memory_is_positive_and_unknown_where_the_system_does_not_say(monkeypatch):
+    assert bench.peak_memory() > 1e6
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert bench.peak_memory() is None
+
+
+def test_a_file_a_machine_and_a_quick_look_does_not_replace_it(measured, tmp_path):
+    full = measured | {"plan": measured["plan"] | {"rounds": 5}}
+    path = bench.write(full, tmp_path / "new")
+    assert json.loads(path.read_text()) == full
+    quick = bench.write(measured, tmp_path / "new")
+    assert quick.stem == path.stem + "-quick"
+    assert bench.write(full, tmp_path / "new") == path

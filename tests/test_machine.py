@@ -1,0 +1,77 @@
+"""The machine at hand: devices, number formats, and what a record says of it."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lab.machine import machine, number_format, pick_device
+
+CPU = torch.device("cpu")
+
+
+def test_a_device_asked_for_is_the_one_given():
+    assert pick_device("cpu") == CPU
+    assert pick_device(CPU) == CPU
+
+
+@pytest.mark.parametrize("name", ["abacus", "cuda:99"])
+def test_a_device_that_is_not_there_is_an_error_that_names_it(name):
+    with pytest.raises(ValueError, match=name):
+        pick_device(name)
+
+
+def test_cuda_is_preferred_and_the_cpu_is_last(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device() == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device() == torch.device("cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_number_format_asked_for_is_the_one_used(dtype):
+    assert number_format(CPU, dtype) == dtype
+
+
+def test_other_number_formats_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"torch\.int8"):
+        number_format(CPU, torch.int8)
+
+
+@pytest.mark.parametrize(
+    ("library", "processor", "expected"),
+    [(True, True, torch.bfloat16), (True, False, torch.float32), (False, True, torch.float32)],
+)
+def test_bfloat16_needs_both_the_library_and_the_processor(monkeypatch, library, processor, expected):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: library, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: processor)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert number_format(CPU) == expected
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="AVX2 is of x86 processors")
+def test_a_processor_with_no_more_than_avx2_trains_in_float32():
+    script = (
+        "import json, torch\n"
+        "from lab.machine import number_format, pick_device\n"
+        "print(json.dumps(str(number_format(torch.device('cpu')))))"
+    )
+    older = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=older, capture_output=True, text=True, check=True
+    )
+    assert json.loads(ended.stdout) == "torch.float32"
+
+
+def test_the_record_is_plain_data_with_the_versions():
+    record = machine(CPU)
+    assert json.loads(json.dumps(record)) == record
+    assert record["torch"] == torch.__version__
+    assert type(record["torch"]) is str  # what a checkpoint can hold
+    assert record["device"] == "cpu"
+    assert record["threads"] == torch.get_num_threads()

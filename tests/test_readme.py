@@ -1,0 +1,29 @@
+"""README.md: its table comes from the files, its links lead somewhere, its example runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from lab.study import load_results, report
+
+HERE = Path(__file__).resolve().parent.parent
+README = (HERE / "README.md").read_text()
+
+
+def test_the_table_of_results_is_what_the_files_say():
+    assert report(load_results(HERE / "results")) in README
+
+
+def test_links_and_pictures_are_there():
+    targets = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert len(targets) >= 4
+    for target in targets:
+        assert (HERE / target).exists(), target
+
+
+def test_the_example_runs_where_model_py_is_alone(tmp_path):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "model.py").write_text((HERE / "model.py").read_text())
+    example += "\nassert logits.shape == (8, 7)\n"
+    subprocess.run([sys.executable, "-c", example], cwd=tmp_path, check=True, capture_output=True)
