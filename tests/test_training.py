@@ -227,8 +227,8 @@ def test_one_batch_can_be_overfitted(norm, conv):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_one_batch_can_be_overfitted_by_every_optimizer(optimizer):
-    lr = {"muon": 0.1, "sgd": 0.1, "adamw": 0.01}[optimizer]
-    recipe = Recipe(epochs=30, optimizer=optimizer, lr=lr, schedule="constant")
+    lr = {"muon": 0.1, "sgd": 0.1, "adamw": 0.03}[optimizer]
+    recipe = Recipe(epochs=30, optimizer=optimizer, lr=lr, lr_rest=0.05, schedule="constant")
     history = fit(small_net(), ten(batch_size=10), None, recipe, **QUIET)
     assert history.train_accuracy[-1] == 1.0
     assert history.train_loss[-1] < history.train_loss[0] / 3
