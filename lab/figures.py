@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import textwrap
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -71,7 +72,21 @@ STYLE = {
     "axes.facecolor": "white",
     "figure.titlesize": 13,
 }
-_styled = matplotlib.rc_context(STYLE)  # a decorator: the style holds while the function runs
+
+
+def _styled(draw: Callable) -> Callable:
+    """The style holds while the function runs, and no longer."""
+
+    @wraps(draw)
+    def drawn(*arguments, **options):
+        with matplotlib.rc_context(STYLE):
+            drawing = draw(*arguments, **options)
+            interactive = matplotlib.is_interactive()
+        # In Jupyter the first figure sets this, which leaving the context undoes: the next would not be shown.
+        matplotlib.interactive(interactive)
+        return drawing
+
+    return drawn
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:

@@ -288,7 +288,7 @@ def _bar(total: int, done: int, progress: bool) -> tqdm:
         total=total,
         initial=done,
         disable=not progress or sys.stderr is None,
-        mininterval=0.5,
+        mininterval=0.5 if sys.stderr and sys.stderr.isatty() else 2,  # seconds; a notebook keeps them all
     )
 
 

@@ -43,6 +43,13 @@ def test_it_was_executed_on_cifar10(notebook):
     assert "STAND-IN" not in printed
 
 
+def test_every_cell_that_saves_a_picture_shows_it(notebook):
+    drawing = [cell for cell in code_cells(notebook) if "save(" in cell.source and "plot_" in cell.source]
+    assert len(drawing) >= 9
+    for cell in drawing:
+        assert [o for o in cell.outputs if "image/png" in o.get("data", {})], cell.source
+
+
 def test_its_cells_hold_no_classes_and_no_functions(notebook):
     for cell in code_cells(notebook):
         for node in ast.walk(ast.parse(cell.source)):
@@ -95,6 +102,7 @@ def test_it_runs_as_in_colab_from_an_empty_folder_with_its_quick_setting(noteboo
     monkeypatch.delenv("PYTHONPATH", raising=False)
     NotebookClient(alone, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
 
+    test_every_cell_that_saves_a_picture_shows_it(alone)
     printed = json.dumps([cell.outputs for cell in code_cells(alone)])
     assert "STAND-IN (not CIFAR-10): 1,000 training and 1,000 test images" in printed
     checkout = folder / "source"
