@@ -82,7 +82,7 @@ def _styled(draw: Callable) -> Callable:
         with matplotlib.rc_context(STYLE):
             drawing = draw(*arguments, **options)
             interactive = matplotlib.is_interactive()
-        # In Jupyter the first figure sets this, which leaving the context undoes: the next would not be shown.
+        # In Jupyter the first figure sets this; undone with the context, it would be the last one shown.
         matplotlib.interactive(interactive)
         return drawing
 
