@@ -632,15 +632,12 @@ def plot_bench(result: Mapping) -> Figure:
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.12)
     plan, host = result["plan"], result["machine"]
     batch = plan["batch_size"]
-    rates = {name: plan["batches"] * batch / np.array(t) for name, t in result["training"].items()}
-    _bars(axes[0, 0], rates, np.median(rates["conventional"]), "{:.1f} x")
-    axes[0, 0].set(
-        title=f"training, batches of {batch} images", xlabel="loop", ylabel="throughput [images/s]"
-    )
-    _bars(axes[0, 1], _speeds(result), result["summary"]["peak_gflops"], "{:.0%}")
-    axes[0, 1].set(
-        title=f"speed, and its share of the peak in {host['dtype']}", xlabel="work", ylabel="speed [GFLOP/s]"
-    )
+    training = {name: (plan["batches"] * batch, times) for name, times in result["training"].items()}
+    main = result["summary"]
+    _bars(axes[0, 0], training, main["conventional_images_per_second"], "{:.1f} x")
+    axes[0, 0].set(title=f"training, batches of {batch} images", xlabel="loop", ylabel="speed [images/s]")
+    _bars(axes[0, 1], _gflops(result), main["peak_gflops"], "{:.0%}")
+    axes[0, 1].set(title=f"share of the peak in {host['dtype']}", xlabel="work", ylabel="speed [GFLOP/s]")
     _pairs(axes[0, 2], result["pairs"])
     axes[0, 2].set_title(f"time of a training step on {batch} images [ms]")
     for ax, (axis, times) in zip(axes[1], result["growth"].items(), strict=True):
@@ -653,27 +650,30 @@ def plot_bench(result: Mapping) -> Figure:
     return figure
 
 
-def _speeds(result: Mapping) -> dict[str, np.ndarray]:
-    """GFLOP/s in every round: of the matrix products, each format at its fastest size, and of the step."""
-    speeds = {}
+Work = tuple[float, Sequence[float]]  # its amount, and the seconds that it took in each round
+
+
+def _gflops(result: Mapping) -> dict[str, Work]:
+    """The matrix products, each format at its fastest size, and the training step."""
+    works = {}
     for dtype, sizes in result["matmul"].items():
-        by_size = [2e-9 * int(size) ** 3 / np.array(times) for size, times in sizes.items()]
-        speeds[f"matrix product,\n{dtype}"] = max(by_size, key=np.median)
+        by_size = [(2e-9 * int(size) ** 3, times) for size, times in sizes.items()]
+        works[f"matrix product, {dtype}"] = max(by_size, key=lambda work: work[0] / np.median(work[1]))
     step = result["step"]
-    speeds[f"training step,\n{step['recipe']}"] = 1e-9 * step["flops"] / np.array(step["seconds"])
-    return speeds
+    return works | {f"training step, {step['recipe']}": (1e-9 * step["flops"], step["seconds"])}
 
 
-def _bars(ax: Axes, values: Mapping[str, np.ndarray], whole: float, share: str) -> None:
-    """A bar of the median for each name, a whisker over all values, and above it the share of `whole`."""
-    medians = [np.median(each) for each in values.values()]
-    span = [(m - each.min(), each.max() - m) for m, each in zip(medians, values.values(), strict=True)]
+def _bars(ax: Axes, works: Mapping[str, Work], whole: float, share: str) -> None:
+    """A bar of the median speed for each work, with a whisker over all rounds and the share of `whole`."""
+    medians = [amount / np.median(times) for amount, times in works.values()]
+    ends = [(amount / max(times), amount / min(times)) for amount, times in works.values()]
+    span = [(m - low, high - m) for m, (low, high) in zip(medians, ends, strict=True)]
     colour = [FAINT] * (len(medians) - 1) + [TECHNIQUE_COLOURS["standard"]]
-    names = [name.replace(", ", ",\n") for name in values]
+    names = [name.replace(", ", ",\n") for name in works]
     bars = ax.bar(names, medians, yerr=np.transpose(span), color=colour, ecolor=INK, capsize=4, width=0.6)
     texts = [f"{m:,.0f}\n{share.format(m / whole)}".replace("%", " %") for m in medians]
     ax.bar_label(bars, texts, padding=4)
-    ax.set_ylim(0, 1.25 * max(each.max() for each in values.values()))  # room for the texts
+    ax.set_ylim(0, 1.25 * max(high for _, high in ends))  # room for the texts
     ax.tick_params(axis="x", length=0)
     ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.grid(axis="y", color=PALE, linewidth=0.8)
@@ -688,7 +688,7 @@ def _pairs(ax: Axes, pairs: Mapping[str, Mapping[str, Sequence[float]]]) -> None
     ax.imshow(cells, norm=scale, cmap="Oranges", aspect="auto")
     for row, column in np.ndindex(cells.shape):
         value = cells[row, column]
-        colour = "white" if scale(value) > 0.6 else INK
+        colour = "white" if scale(value) > 0.7 else INK
         ax.text(column, row, _number(value), ha="center", va="center", color=colour)
     ax.set_xticks(range(len(convs)), [conv.replace("_", "-\n") for conv in convs])
     ax.set_yticks(range(len(norms)), norms)
