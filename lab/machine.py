@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
 import platform
 
@@ -66,3 +68,16 @@ def number_format(device: torch.device, dtype: torch.dtype | None = None) -> tor
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         return torch.bfloat16 if native else torch.float32
     return torch.float32
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Have freed memory stay with this process, ready for the next step; for glibc, elsewhere nothing.
+
+    glibc gives large blocks back to the system as soon as they are free, and a training step that takes
+    them anew waits for thousands of page faults: a tenth to a quarter of its time.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block is mapped by itself, and so unmapped when freed
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: bytes free at the heap's end that are kept

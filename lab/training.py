@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lab.machine import machine, number_format, pick_device
+from lab.machine import keep_freed_memory, machine, number_format, pick_device
 from lab.recipes import OPTIMIZERS, Recipe, is_weight
 
 # ---- One epoch -------------------------------------------------------------------------------------
@@ -48,6 +48,7 @@ def train(
     """
     device = _device_of(net, device)
     dtype = number_format(device, dtype)
+    keep_freed_memory()
     weights = [p for p in net.parameters() if is_weight(p)] if l1 or l2 else []
     loss_sum = torch.zeros((), device=device)
     correct = torch.zeros((), device=device, dtype=torch.long)

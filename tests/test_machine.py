@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from lab.machine import machine, number_format, pick_device
+from lab.machine import keep_freed_memory, machine, number_format, pick_device
 
 CPU = torch.device("cpu")
 
@@ -66,6 +66,36 @@ def test_a_processor_with_no_more_than_avx2_trains_in_float32():
         [sys.executable, "-c", script], env=older, capture_output=True, text=True, check=True
     )
     assert json.loads(ended.stdout) == "torch.float32"
+
+
+FAULTS = """
+import resource, sys, torch
+from lab.machine import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def faults():  # pages that the system had to give while 20 times 64 MB were taken and freed
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(1 << 24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is for glibc alone")
+def test_freed_memory_is_kept_and_taken_again_without_the_system():
+    def faults(what):
+        command = [sys.executable, "-c", FAULTS, what]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert faults("keep") < faults("give back") / 10
+
+
+def test_without_glibc_memory_is_left_as_it_is(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr("ctypes.CDLL", None)  # as on Windows, where there is nothing to call
+    keep_freed_memory.__wrapped__()
 
 
 def test_the_record_is_plain_data_with_the_versions():

@@ -1,5 +1,6 @@
 """lab/training.py: an epoch, an evaluation and a whole run, against hand formulas."""
 
+import gc
 import json
 import sys
 from dataclasses import asdict, replace
@@ -8,11 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 import lab.training
 from lab.data import Augment, Loader, loaders_from
-from lab.recipes import OPTIMIZERS, Recipe
+from lab.recipes import OPTIMIZERS, Muon, Recipe
 from lab.training import History, evaluate, fit, train
 from model import CONVS, NORMS, Net
 
@@ -407,6 +409,74 @@ def test_fit_takes_what_the_processor_has_where_no_number_format_is_given(small)
     history = fit(ten_classes(), *ours(small), replace(SHORT, epochs=1), device="cpu", progress=False)
     assert history.machine["dtype"] in ("float32", "bfloat16")
     assert 0 < history.train_loss[0] < 10
+
+
+# ---- What makes it fast ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("conv", CONVS)
+@pytest.mark.parametrize("norm", NORMS)
+def test_maps_and_gradients_keep_layout_and_number_format_through_the_network(norm, conv):
+    net = Net(norm, conv, width=0.5).to(memory_format=torch.channels_last)
+    seen = []
+
+    def watch(_module, _inputs, output):
+        seen.append(output)
+        output.register_hook(seen.append)
+
+    for module in net.modules():
+        if module is not net.output and not list(module.children()):
+            module.register_forward_hook(watch)
+    train(net, [(torch.randn(8, 3, 32, 32), torch.arange(8))], optimizer_of(net), dtype=torch.bfloat16)
+    assert len(seen) >= 2 * 8 * 2  # forth and back, eight blocks of a convolution and more
+    assert {maps.dtype for maps in seen} == {torch.bfloat16}
+    assert all(maps.is_contiguous(memory_format=torch.channels_last) for maps in seen)
+
+
+def optimizer_of(net):
+    return torch.optim.SGD(net.parameters(), lr=0.1)
+
+
+class Reads(TorchDispatchMode):
+    """Counts what makes a GPU's host wait: a number read from a tensor, a shape that depends on values."""
+
+    WAITING = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function in self.WAITING
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+def test_no_step_reads_a_number_back_from_the_device(small, optimizer):
+    def reads(images):
+        loader, _ = loaders_from(small, 100, augment=Augment.course(), limit=images, device="cpu")
+        net = Net(width=0.25)
+        weights = [parameter for parameter in net.parameters() if parameter.ndim > 1]
+        made = optimizer_of(net) if optimizer == "sgd" else Muon(weights, lr=0.1, momentum=0.6)
+        with Reads() as mode:
+            train(net, loader, made, before_step=lambda index: 24, **EXACT)
+        return mode.count
+
+    assert reads(100) == reads(500) > 0  # the epoch's loss and accuracy alone are read
+
+
+def test_tensors_held_do_not_grow_over_the_epochs(small):
+    train_loader, test_loader = loaders_from(small, 100, limit=200, device="cpu")
+    held = []
+
+    class Weighed:
+        name = small.name
+
+        def __iter__(self):
+            gc.collect()
+            tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+            held.append(sum(tensor.nbytes for tensor in tensors))
+            return iter(test_loader)
+
+    fit(Net(width=0.25), train_loader, Weighed(), Recipe(epochs=4), **QUIET)
+    assert held[1] == held[2] == held[3]
 
 
 # ---- History ---------------------------------------------------------------------------------------
