@@ -31,7 +31,7 @@ from torchvision import transforms
 from tqdm import tqdm
 
 from lab.data import MEAN, STAND_IN, STD, Dataset, load_dataset, loaders_from
-from lab.machine import machine, number_format, pick_device
+from lab.machine import clocked, machine, number_format, pick_device, synchronize
 from lab.recipes import OPTIMIZERS, RECIPES, Recipe
 from lab.training import fit, train
 from model import CONVS, NORMS, Net
@@ -68,21 +68,6 @@ QUICK = Plan(  # shows that it works, no more
 GPU_SIZES = (8192, 16384)  # rows, besides: a GPU is at its peak there, and a CPU needs a minute
 
 # ---- Clocks ----------------------------------------------------------------------------------------
-
-
-def clocked(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds that `work` takes on `device`."""
-    _synchronize(device)
-    began = time.perf_counter()
-    work()
-    _synchronize(device)
-    return time.perf_counter() - began
-
-
-def _synchronize(device: torch.device) -> None:
-    # Without it, the clock would see how long the work takes to be queued.
-    if device.type != "cpu":
-        {"cuda": torch.cuda, "mps": torch.mps}[device.type].synchronize()
 
 
 def repeated(work: Callable[[int], object], device: torch.device, seconds: float) -> Callable[[], float]:
@@ -257,7 +242,7 @@ def start(began: float, dataset: str, root: str, device: str) -> None:
     loader, _ = loaders_from(data, recipe.batch_size, **options)
     net = Net(**recipe.net).to(device, memory_format=torch.channels_last)
     train(net, [next(iter(loader))], OPTIMIZERS[recipe.optimizer](net, recipe))
-    _synchronize(device)
+    synchronize(device)
     seconds = time.perf_counter() - began
     # A few batches more, at full size, and a test: memory does not grow after that.
     few = loaders_from(data, recipe.batch_size, limit=4 * recipe.batch_size, **options)

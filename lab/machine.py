@@ -6,6 +6,8 @@ import ctypes
 import functools
 import os
 import platform
+import time
+from collections.abc import Callable
 
 import torch
 import torchvision
@@ -81,3 +83,25 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no block is mapped by itself, and so unmapped when freed
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: bytes free at the heap's end that are kept
+
+
+def clocked(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds that `work` takes on `device`."""
+    synchronize(device)
+    began = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - began
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device is done; without it, a clock sees how long work takes to be queued."""
+    if device.type != "cpu":
+        {"cuda": torch.cuda, "mps": torch.mps}[device.type].synchronize()
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """GFLOP/s of a large matrix product, now: the measure that makes a busy machine's times comparable."""
+    size = 2048 if device.type == "cpu" else 8192
+    matrix = torch.linspace(-1, 1, size * size, device=device).view(size, size).to(dtype)
+    return 2e-9 * size**3 / min(clocked(lambda: matrix @ matrix, device) for _ in range(3))

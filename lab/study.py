@@ -40,7 +40,9 @@ def load_results(folder: str | Path) -> list[History]:
 
 
 def report(histories: Iterable[History]) -> str:
-    """A Markdown table, a row an experiment: its seeds, last-epoch accuracy and training time.
+    """A Markdown table, a row an experiment: its seeds, last-epoch accuracy, and median training times.
+
+    The second time is peak-normalized, as `History.peak_tflop`.
 
     Raises ValueError where runs of one name differ in more than the seed.
     """
@@ -48,17 +50,18 @@ def report(histories: Iterable[History]) -> str:
     for history in histories:
         groups.setdefault((history.name, history.dataset), []).append(history)
     lines = [
-        "| experiment | data | parameters | epochs | seeds | test accuracy, % | training, s |",
-        "| --- | --- | ---: | ---: | --- | ---: | ---: |",
+        "| experiment | data | parameters | epochs | seeds | test accuracy, % | time, s | at peak, TFLOP |",
+        "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: |",
     ]
     for (name, dataset), runs in groups.items():
         if any(run.recipe != runs[0].recipe or run.parameters != runs[0].parameters for run in runs):
             raise ValueError(f"the runs named {name!r} differ in recipe or parameters; name them apart")
         mean, half = interval([100 * run.test_accuracy[-1] for run in runs])
         seconds = statistics.median(run.train_seconds for run in runs)
+        tflop = statistics.median(run.peak_tflop for run in runs)
         lines.append(
             f"| {name} | {dataset} | {runs[0].parameters:,} | {runs[0].epochs} "
             f"| {', '.join(str(run.seed) for run in runs)} "
-            f"| {mean:.2f}{'' if math.isnan(half) else f' ± {half:.2f}'} | {seconds:.0f} |"
+            f"| {mean:.2f}{'' if math.isnan(half) else f' ± {half:.2f}'} | {seconds:.0f} | {tflop:.1f} |"
         )
     return "\n".join(lines)

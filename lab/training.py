@@ -6,6 +6,7 @@ They take any `nn.Module` that maps images to logits and any iterable of (images
 from __future__ import annotations
 
 import json
+import operator
 import os
 import sys
 import time
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lab.machine import keep_freed_memory, machine, number_format, pick_device
+from lab.machine import keep_freed_memory, machine, matmul_rate, number_format, pick_device
 from lab.recipes import OPTIMIZERS, Recipe, is_weight
 
 # ---- One epoch -------------------------------------------------------------------------------------
@@ -146,7 +147,8 @@ class History:
 
     Losses are mean cross-entropies (the training one with the recipe's label smoothing, on the
     augmented images, while the network changes), accuracies in [0, 1], `lr` that of the epoch's last
-    step, `seconds` those of the training steps with their augmentation, evaluations not counted.
+    step, `seconds` those of the training steps with their augmentation, evaluations not counted,
+    `gflops` the rate of a large matrix product in the run's number format, measured after the epoch.
     """
 
     name: str  # of the experiment; runs that differ in the seed alone share it
@@ -161,6 +163,7 @@ class History:
     test_accuracy: list[float] = field(default_factory=list)
     lr: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    gflops: list[float] = field(default_factory=list)
 
     @property
     def epochs(self) -> int:
@@ -171,6 +174,11 @@ class History:
     def train_seconds(self) -> float:
         """Seconds of all training steps so far."""
         return sum(self.seconds)
+
+    @property
+    def peak_tflop(self) -> float:
+        """Peak-normalized time, in TFLOP: what large matrix products would have computed meanwhile."""
+        return 1e-3 * sum(map(operator.mul, self.seconds, self.gflops))
 
     def summary(self) -> dict:
         """The run in a line: the last epoch's figures, never the best ones."""
@@ -268,6 +276,7 @@ def fit(
                 dtype=dtype,
             )
             history.seconds.append(time.perf_counter() - started)
+            history.gflops.append(matmul_rate(device, dtype))
             history.train_loss.append(loss)
             history.train_accuracy.append(accuracy)
             history.lr.append(optimizer.param_groups[0]["lr"])

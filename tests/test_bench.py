@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import lab.machine
 from lab import bench
 from lab.__main__ import main
 from lab.data import STAND_IN, normalize, stand_in
@@ -153,7 +154,7 @@ def test_no_round_but_the_first_begins_that_would_end_too_late(monkeypatch):
 
 def test_a_timing_lasts_as_long_as_asked_after_one_untimed_repetition(monkeypatch):
     now, counts = [0.0], []
-    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(lab.machine, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     def work(count):
         counts.append(count)

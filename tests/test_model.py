@@ -21,6 +21,7 @@ from model import (
     CONVS,
     NORMS,
     STAGES,
+    DepthwiseConv2d,
     GroupNorm,
     Net,
     Row,
@@ -681,4 +682,43 @@ def test_the_faster_group_norm_keeps_format_and_layout():
     maps = torch.randn(2, 16, 8, 8).bfloat16().contiguous(memory_format=torch.channels_last)
     output = GroupNorm(4, 16)(maps)
     assert output.dtype == torch.bfloat16
+    assert output.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kernel_size", [3, 5])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (3, 1), (1, 2), (1, 3), (2, 2)])
+def test_the_faster_depthwise_convolution_has_the_values_and_gradients_of_torchs(
+    stride, dilation, kernel_size, bias
+):
+    torch.manual_seed(0)
+    padding = dilation * (kernel_size - 1) // 2
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": 6, "bias": bias}
+    torchs = nn.Conv2d(6, 6, kernel_size, **options).double()
+    ours = DepthwiseConv2d(6, 6, kernel_size, **options).double()
+    ours.load_state_dict(torchs.state_dict())
+    images = torch.randn(3, 6, 11, 14).double()  # which neither stride nor dilation divides
+    upstream = torch.randn_like(torchs(images))
+    gradients = []
+    for conv in (torchs, ours):
+        given = images.clone().requires_grad_()
+        output = conv(given)
+        output.backward(upstream)
+        gradients.append([output, given.grad, *(parameter.grad for parameter in conv.parameters())])
+    for expected, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), torchs(images))
+
+
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_faster_depthwise_convolution_keeps_format_and_layout(stride, dilation, autocast):
+    block = conv_block(
+        8, 8, conv="depthwise_separable", norm="none", stride=stride, dilation=dilation
+    ).conv.depthwise
+    maps = torch.randn(2, 8, 12, 12).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        output = block.to(memory_format=torch.channels_last)(maps)
+    assert output.dtype == (torch.bfloat16 if autocast else torch.float32)
     assert output.is_contiguous(memory_format=torch.channels_last)

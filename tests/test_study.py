@@ -24,6 +24,7 @@ def history(seed: int, accuracy: float, seconds: float = 10.0, name: str = "a", 
         test_accuracy=[0.99] * (epochs - 1) + [accuracy],
         lr=[0.1] * epochs,
         seconds=[seconds / epochs] * epochs,
+        gflops=[200.0] * epochs,
     )
 
 
@@ -46,7 +47,7 @@ def test_report_takes_the_last_epoch_of_every_seed_and_the_median_time(tmp_path)
     for seed, accuracy, seconds in ((1, 0.82, 30.0), (0, 0.80, 10.0), (2, 0.84, 11.0)):
         history(seed, accuracy, seconds).save(tmp_path / "deep" / f"{seed}.json")
     row = report(load_results(tmp_path)).splitlines()[-1]
-    assert row == "| a | CIFAR-10 | 1,234 | 2 | 0, 1, 2 | 82.00 ± 4.97 | 11 |"
+    assert row == "| a | CIFAR-10 | 1,234 | 2 | 0, 1, 2 | 82.00 ± 4.97 | 11 | 2.2 |"
 
 
 def test_runs_of_one_name_must_be_of_one_recipe():

@@ -279,7 +279,7 @@ def run(small, loaders=ours, recipe=SHORT, *, seed=0, net=None, **options):
 
 
 def without_seconds(history: History) -> dict:
-    return {name: value for name, value in asdict(history).items() if name != "seconds"}
+    return {name: value for name, value in asdict(history).items() if name not in ("seconds", "gflops")}
 
 
 @pytest.mark.parametrize("loaders", [ours, theirs, theirs_with_a_generator])
@@ -308,11 +308,16 @@ def test_the_history_says_what_ran(small):
     assert history.name == "Sequential"
     assert run(small, name="mine", recipe=replace(SHORT, epochs=1))[1].name == "mine"
     assert history.epochs == 4
-    lists = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "lr", "seconds")
-    assert [len(getattr(history, name)) for name in lists] == [4] * 6
+    lists = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "lr", "seconds", "gflops")
+    assert [len(getattr(history, name)) for name in lists] == [4] * 7
     assert {"device", "threads", "torch", "python", "dtype"} <= set(history.machine)
     assert history.machine["dtype"] == "float32"
     assert history.train_seconds == sum(history.seconds) > 0
+    assert min(history.gflops) > 0
+
+
+def test_peak_normalized_time_is_seconds_times_the_rate_of_their_epoch():
+    assert a_history(seconds=[2.0, 3.0], gflops=[100.0, 200.0]).peak_tflop == pytest.approx(0.8)
 
 
 def test_the_last_figures_are_those_of_the_network_as_it_ends(small):
