@@ -189,11 +189,12 @@ def sgd(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         lr=recipe.lr,
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
+        fused=True,
     )
 
 
 def adamw(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(_decayed_groups(net.parameters(), recipe), lr=recipe.lr)
+    return torch.optim.AdamW(_decayed_groups(net.parameters(), recipe), lr=recipe.lr, fused=True)
 
 
 def muon(net: nn.Module, recipe: Recipe) -> Combined:
@@ -203,7 +204,7 @@ def muon(net: nn.Module, recipe: Recipe) -> Combined:
     chosen = set(map(id, hidden))
     rest = [parameter for parameter in trained if id(parameter) not in chosen]
     groups = _decayed_groups(rest, recipe)
-    optimizers = [torch.optim.AdamW(groups, lr=recipe.lr_rest, betas=(0.9, 0.95))]
+    optimizers = [torch.optim.AdamW(groups, lr=recipe.lr_rest, betas=(0.9, 0.95), fused=True)]
     if hidden:
         optimizers.insert(0, Muon(hidden, recipe.lr, recipe.momentum))
     return Combined(*optimizers)
