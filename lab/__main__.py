@@ -47,6 +47,7 @@ def _add_train(commands) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of weights, data order and augmentation")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the results")
+    parser.add_argument("--name", help="of the experiment; made of recipe, norm and conv by default")
     parser.add_argument("--dataset", choices=DATASETS, default="auto")
     parser.add_argument("--root", type=Path, help="the folder that holds cifar-10-batches-py")
     parser.add_argument(
@@ -54,7 +55,9 @@ def _add_train(commands) -> None:
     )
     parser.add_argument("--limit", type=int, help="at most so many training and test images")
     parser.add_argument("--device", help="cuda, mps or cpu; the first that there is by default")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="by default as the processor has it")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="by default as the processor has it"
+    )
     parser.add_argument("--fresh", action="store_true", help="start anew where a checkpoint is there")
     parser.set_defaults(run=_train)
 
@@ -75,7 +78,11 @@ def _train(options: argparse.Namespace) -> int:
     )
     torch.manual_seed(options.seed)
     net = Net(options.norm, options.conv, **recipe.net)
-    name = f"{options.recipe}-{options.norm}-{options.conv}"
+    name = options.name or f"{options.recipe}-{options.norm}-{options.conv}"
+    if held_out:  # these are no test figures, and must not be taken for such
+        name += "-held-out"
+    if options.limit is not None:
+        name += f"-limit-{options.limit}"
     run = f"{name}-seed{options.seed}"
     checkpoint = options.out / f"{run}.checkpoint.pt"
     history = fit(
@@ -94,7 +101,7 @@ def _train(options: argparse.Namespace) -> int:
     torch.save(net.state_dict(), options.out / f"{run}.pt")
     checkpoint.unlink()
     summary = {"recipe": options.recipe, "norm": options.norm, "conv": options.conv} | history.summary()
-    if held_out:  # these are no test figures, and must not be taken for such
+    if held_out:
         summary["validation_accuracy"] = summary.pop("test_accuracy")
     print(json.dumps(summary))
     return 0
@@ -105,7 +112,8 @@ def _add_report(commands) -> None:
         "report",
         help="the table of results, computed from the files",
         description="Print the table of results that README.md shows, computed from one JSON file a run: "
-        "the mean over the seeds with its 95 %% confidence interval, last epoch, one view of each image.",
+        "the mean over the seeds with its 95 %% confidence interval, last epoch, one view of each image; "
+        "and those of the benchmark.",
     )
     parser.add_argument("folder", nargs="?", type=Path, default=Path("results"))
     parser.set_defaults(run=_report)
@@ -113,6 +121,10 @@ def _add_report(commands) -> None:
 
 def _report(options: argparse.Namespace) -> int:
     print(report(load_results(options.folder)))
+    for path in sorted((options.folder / "bench").glob("*.json")):
+        from lab import bench  # here alone, for it imports much
+
+        print("\n" + bench.markdown(json.loads(path.read_text())))
     return 0
 
 
@@ -130,8 +142,8 @@ def _add_bench(commands) -> None:
     parser.add_argument("--dataset", choices=DATASETS, default="auto")
     parser.add_argument("--root", type=Path, help="the folder that holds cifar-10-batches-py")
     parser.add_argument("--device", help="cuda, mps or cpu; the first that there is by default")
-    parser.add_argument("--out", type=Path, default=Path("results/bench"), help="folder for the JSON file")
-    parser.add_argument("--images", type=Path, default=Path("images"), help="folder for the picture")
+    parser.add_argument("--out", type=Path, help="folder for the JSON file: results/bench, runs where quick")
+    parser.add_argument("--images", type=Path, help="folder for the picture: images, runs where quick")
     parser.set_defaults(run=_bench)
 
 
@@ -140,9 +152,9 @@ def _bench(options: argparse.Namespace) -> int:
 
     plan = bench.QUICK if options.quick else bench.FULL
     result = bench.bench(plan, options.dataset, options.root, options.device)
-    bench.write(result, options.out)
-    picture = "bench-quick.png" if options.quick else "bench.png"
-    figures.save(figures.plot_bench(result), options.images / picture)
+    out, images = (Path("runs"),) * 2 if options.quick else (Path("results/bench"), Path("images"))
+    bench.write(result, options.out or out)
+    figures.save(figures.plot_bench(result), (options.images or images) / "bench.png")
     print(bench.table(result))
     print(json.dumps(result["summary"]))
     return 0

@@ -65,6 +65,7 @@ QUICK = Plan(  # shows that it works, no more
     widths=(0.5, 1.0),
     image_sizes=(16, 24),
 )
+FASTEST = "minute"  # the recipe whose step is held against the peak
 GPU_SIZES = (8192, 16384)  # rows, besides: a GPU is at its peak there, and a CPU needs a minute
 
 # ---- Clocks ----------------------------------------------------------------------------------------
@@ -173,7 +174,8 @@ def conventional(net: nn.Module, data: Dataset, plan: Plan, device: torch.device
     """A timing of `plan.batches` training steps as course notebooks take them.
 
     Two workers, float32, the default memory layout, SGD. The clock starts when the workers' queue has been
-    drawn on for a while, so that it sees the middle of an epoch and not its beginning.
+    drawn on for a while, so that it sees the middle of an epoch and not its beginning. (It profits from
+    the memory that `train` has this process keep, which a notebook of its own would not have.)
     """
     pictures, net = Pictures(data), net.to(device)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
@@ -203,7 +205,7 @@ def notebook_loop(net: nn.Module, batches: Iterable, optimizer, device: torch.de
 
 
 def ours(net: nn.Module, data: Dataset, recipe: Recipe, plan: Plan, device: torch.device) -> Callable:
-    """A timing of `plan.batches` training steps as `fit` takes them."""
+    """A timing of `plan.batches` training steps as `fit` takes them, from its very first."""
     images = plan.batches * plan.batch_size
     loader, _ = loaders_from(data, plan.batch_size, augment=recipe.augment, limit=images, device=device)
     recipe = replace(recipe, epochs=1)
@@ -235,7 +237,7 @@ def started(dataset: str, root: str | Path | None, device: torch.device) -> tupl
 
 def start(began: float, dataset: str, root: str, device: str) -> None:
     """What that process does; it prints the two figures as JSON."""
-    _, recipe = fastest()
+    recipe = RECIPES[FASTEST]
     device = pick_device(device)
     data = load_dataset(dataset, root or None)
     options = {"augment": recipe.augment, "device": device}
@@ -260,12 +262,6 @@ def peak_memory() -> int | None:
     return most if sys.platform == "darwin" else most * 1024  # kilobytes elsewhere
 
 
-def fastest() -> tuple[str, Recipe]:
-    """Name and content of the recipe that is made for speed."""
-    name = "minute" if "minute" in RECIPES else "default"
-    return name, RECIPES[name]
-
-
 # ---- The whole -------------------------------------------------------------------------------------
 
 
@@ -276,19 +272,19 @@ def bench(plan: Plan = FULL, dataset: str = "auto", root: str | Path | None = No
     """
     device = pick_device(device)
     data = load_dataset(dataset, root)
-    name, recipe = fastest()
-    net, batch_size = Net(**recipe.net), recipe.batch_size
-    flops = step_flops(net, torch.zeros(batch_size, 3, 32, 32))
     # First, while this process is small: on Linux the memory of a new one counts from that of its parent.
     again = "stand-in" if data.name == STAND_IN else dataset
     bar = tqdm(range(plan.starts), "start", disable=sys.stderr is None)
     seconds, sizes = zip(*(started(again, root, device) for _ in bar), strict=True)
+    recipe = RECIPES[FASTEST]
+    net, batch_size = Net(**recipe.net), recipe.batch_size
+    flops = step_flops(net, torch.zeros(batch_size, 3, 32, 32))
     works = _products(plan, device) | {("step", "seconds"): step(net, recipe, batch_size, device)}
     works |= _steps(plan, RECIPES["default"], device)
     tasks = {key: repeated(work, device, plan.seconds) for key, work in works.items()}
     tasks |= _trainings(plan, RECIPES["default"], data, device)
     times = alternate(tasks, plan.rounds, plan.limit)
-    times["step"] |= {"recipe": name, "batch_size": batch_size, "flops": flops}
+    times["step"] |= {"recipe": FASTEST, "batch_size": batch_size, "flops": flops}
     result = {
         "dataset": data.name,
         "machine": machine(device) | {"dtype": _name(number_format(device))},
@@ -387,6 +383,34 @@ def table(result: Mapping) -> str:
     return "\n\n".join([where, *(_aligned(title, rows) for title, rows in tables.items())])
 
 
+def markdown(result: Mapping) -> str:
+    """The main figures and the times of the pairs as two Markdown tables, the way README.md shows them."""
+    host, main = result["machine"], result["summary"]
+    figures = {
+        "conventional recipe, images/s": main["conventional_images_per_second"],
+        "ours, images/s": main["ours_images_per_second"],
+        "ours, times the conventional": main["ratio"],
+        "the same, image sizes as scheduled": main["ratio_sizes_as_scheduled"],
+        "matrix product in float32, GFLOP/s": main["peak_float32_gflops"],
+        f"matrix product in {host['dtype']}, GFLOP/s": main["peak_gflops"],
+        f"training step of `{result['step']['recipe']}`, GFLOP/s": main["step_gflops"],
+        "its share of the peak, %": 100 * main["share_of_peak"],
+        "memory of the process at most, GB": main["peak_memory_bytes"] and 1e-9 * main["peak_memory_bytes"],
+        "from the first import to the first step's end, s": main["first_step_seconds"],
+    }
+    rounds = f"medians of {len(result['step']['seconds'])} rounds"
+    where = f"{host['processor']}, {host['device']}, {host['threads']} threads, {rounds}"
+    rows = [(where, ""), *((name, _written(figure)) for name, figure in figures.items())]
+    pairs = rates(result)[title := f"step of {result['plan']['batch_size']} images [ms]"]
+    grid = [(title, *pairs["batch"]), *((norm, *map(_written, row.values())) for norm, row in pairs.items())]
+    return f"{_markdown(rows)}\n\n{_markdown(grid)}"
+
+
+def _markdown(rows: Iterable[Iterable[str]]) -> str:
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "| --- |" + " ---: |" * (head.count("|") - 2), *body])
+
+
 def _aligned(title: str, rows: Mapping[str, Mapping[str, float | str | None]]) -> str:
     lines = [[title, *next(iter(rows.values()))]]
     lines += [[name, *map(_written, row.values())] for name, row in rows.items()]
@@ -407,8 +431,6 @@ def write(result: Mapping, folder: str | Path) -> Path:
     """Write the result as JSON, named after machine and data set; returns the path."""
     host = result["machine"]
     words = f"{host['device']} {host['processor']} {host['threads']} threads {result['dataset']}"
-    if result["plan"]["rounds"] == QUICK.rounds:
-        words += " quick"  # and must not replace what was measured in earnest
     path = Path(folder) / (re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-") + ".json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -222,18 +223,19 @@ class Augment:
 
 def normalize(images: Tensor) -> Tensor:
     """uint8 (N, 3, H, W) to float of CIFAR-10's pooled mean 0 and standard deviation 1."""
-    mean, std = _statistics(images.device)
+    mean, std = _per_channel(MEAN, images.device), _per_channel(STD, images.device)
     return torch.addcmul(-mean / std, images.float(), 1 / (255 * std))  # one pass over the images
 
 
 def denormalize(images: Tensor) -> Tensor:
     """Normalized (N, 3, H, W) back to float in [0, 1], as pictures want it."""
-    mean, std = _statistics(images.device)
+    mean, std = _per_channel(MEAN, images.device), _per_channel(STD, images.device)
     return (images * std + mean).clamp(0, 1)
 
 
-def _statistics(device) -> tuple[Tensor, Tensor]:  # two of shape (3, 1, 1)
-    return torch.tensor(MEAN, device=device).view(3, 1, 1), torch.tensor(STD, device=device).view(3, 1, 1)
+@cache  # a GPU would wait for each copy
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:  # (3, 1, 1)
+    return torch.tensor(values, device=device).view(3, 1, 1)
 
 
 def augmented(
@@ -265,8 +267,7 @@ def augmented(
         batch = normalize(images)
     if augment.greyscale:
         grey = (draw(0, 1) < augment.greyscale).view(-1, 1, 1, 1)
-        mean, std = _statistics(device)
-        luma = torch.tensor(LUMA, device=device).view(3, 1, 1)
+        mean, std, luma = (_per_channel(values, device) for values in (MEAN, STD, LUMA))
         batch = torch.where(grey, (((batch * std + mean) * luma).sum(1, keepdim=True) - mean) / std, batch)
     if augment.cutout:
         batch = batch.masked_fill(_square(batch, augment.cutout, draw), 0.0)  # 0 is the mean, once normalized

@@ -60,13 +60,15 @@ def number_format(device: torch.device, dtype: torch.dtype | None = None) -> tor
     path that is tens of times slower than float32.
     """
     if dtype is not None:
-        if dtype not in (torch.float32, torch.bfloat16):
-            raise ValueError(f"dtype={dtype!r} must be torch.float32 or torch.bfloat16")
+        if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(f"dtype={dtype!r} must be torch.float32, torch.bfloat16 or torch.float16")
         return dtype
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cuda":  # older ones imitate bfloat16, slowly
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
     # The first asks the library that convolves, which can be told to use less than the processor has.
-    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    onednn = torch.backends.mkldnn.is_available()
+    if device.type == "cpu" and onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         return torch.bfloat16 if native else torch.float32
     return torch.float32
@@ -100,8 +102,11 @@ def synchronize(device: torch.device) -> None:
         {"cuda": torch.cuda, "mps": torch.mps}[device.type].synchronize()
 
 
+MATMUL_SIZE = {"cuda": 8192, "other": 2048}  # rows; where the rate has about reached its maximum
+
+
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """GFLOP/s of a large matrix product, now: the measure that makes a busy machine's times comparable."""
-    size = 2048 if device.type == "cpu" else 8192
+    size = MATMUL_SIZE["cuda" if device.type == "cuda" else "other"]
     matrix = torch.linspace(-1, 1, size * size, device=device).view(size, size).to(dtype)
     return 2e-9 * size**3 / min(clocked(lambda: matrix @ matrix, device) for _ in range(3))

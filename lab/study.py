@@ -23,7 +23,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     freedom = len(values) - 1
     if freedom == 0:
         return values[0], math.nan
-    t = _T95[freedom] if freedom < len(_T95) else 1.96
+    t = _T95[min(freedom, len(_T95) - 1)]  # for more runs somewhat too wide
     return statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(len(values))
 
 
@@ -44,7 +44,7 @@ def report(histories: Iterable[History]) -> str:
 
     The second time is peak-normalized, as `History.peak_tflop`.
 
-    Raises ValueError where runs of one name differ in more than the seed.
+    Raises ValueError where runs of one name differ in more than the seed and the machine.
     """
     groups: dict[tuple[str, str], list[History]] = {}
     for history in histories:
@@ -54,8 +54,11 @@ def report(histories: Iterable[History]) -> str:
         "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: |",
     ]
     for (name, dataset), runs in groups.items():
-        if any(run.recipe != runs[0].recipe or run.parameters != runs[0].parameters for run in runs):
-            raise ValueError(f"the runs named {name!r} differ in recipe or parameters; name them apart")
+        kinds = [(run.recipe, run.parameters, run.machine.get("dtype")) for run in runs]
+        if any(kind != kinds[0] for kind in kinds):
+            raise ValueError(
+                f"the runs named {name!r} differ in recipe, parameters or number format; name them apart"
+            )
         mean, half = interval([100 * run.test_accuracy[-1] for run in runs])
         seconds = statistics.median(run.train_seconds for run in runs)
         tflop = statistics.median(run.peak_tflop for run in runs)

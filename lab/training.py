@@ -6,6 +6,7 @@ They take any `nn.Module` that maps images to logits and any iterable of (images
 from __future__ import annotations
 
 import json
+import math
 import operator
 import os
 import sys
@@ -45,7 +46,8 @@ def train(
     w ** 2 over the weights, not biases or norms; the loss returned is without them. before_step: called
     with the index of each batch before its step, to set learning rates, say; where it returns a number
     of pixels, the images are resized to it. device: None is the one that `net` is on. dtype: what
-    convolutions compute in; None follows the processor.
+    convolutions compute in; None follows the processor. From the first call on, this process keeps the
+    memory that it frees (`keep_freed_memory`).
     """
     device = _device_of(net, device)
     dtype = number_format(device, dtype)
@@ -70,7 +72,10 @@ def train(
         if l2:
             total = total + l2 * sum(weight.square().sum() for weight in weights)
         optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        if dtype == torch.float16:
+            _backward_scaled(total, net)
+        else:
+            total.backward()
         optimizer.step()
         # Summed on the device: nothing here waits for a GPU.
         loss_sum += value.detach() * len(labels)
@@ -79,6 +84,20 @@ def train(
     if seen == 0:
         raise ValueError("the loader yields no batch")
     return loss_sum.item() / seen, correct.item() / seen
+
+
+LOSS_SCALE = 1024.0  # float16 has no numbers below 6e-8, where the maps' gradients of a mean over a batch lie
+
+
+def _backward_scaled(loss: Tensor, net: nn.Module) -> None:
+    """As `loss.backward()`, with everything between LOSS_SCALE times as large, out of float16's lower end.
+
+    What is too large for its upper end counts as 0, so that a single step cannot end the training.
+    """
+    (loss * LOSS_SCALE).backward()
+    for parameter in net.parameters():
+        if parameter.grad is not None:
+            parameter.grad.mul_(1 / LOSS_SCALE).nan_to_num_(0.0, 0.0, 0.0)
 
 
 def evaluate(
@@ -177,7 +196,12 @@ class History:
 
     @property
     def peak_tflop(self) -> float:
-        """Peak-normalized time, in TFLOP: what large matrix products would have computed meanwhile."""
+        """Peak-normalized time, in TFLOP: what large matrix products would have computed meanwhile.
+
+        nan for a record whose epochs were not all measured.
+        """
+        if len(self.gflops) != len(self.seconds):
+            return math.nan
         return 1e-3 * sum(map(operator.mul, self.seconds, self.gflops))
 
     def summary(self) -> dict:
@@ -230,11 +254,12 @@ def fit(
     had never stopped. progress: show a bar. name: of the
     experiment, shown in the bar and kept in the History; the network's class where empty.
 
-    Raises ValueError where the checkpoint is of another experiment (name, parameters, seed, data set or
-    recipe), and leaves it alone.
+    Raises ValueError where the checkpoint is of another experiment (name, parameters, seed, data set,
+    recipe or number format), and leaves it alone.
     """
     device = pick_device(device)
     dtype = number_format(device, dtype)
+    # Faster in float32 as well: a step takes 0.76 of the time of channels first (0.88 with AVX2 alone).
     net.to(device, memory_format=torch.channels_last)
     optimizer = OPTIMIZERS[recipe.optimizer](net, recipe)
     peak = [group["lr"] for group in optimizer.param_groups]
@@ -335,6 +360,11 @@ def _resumed(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, new: 
         here, there = getattr(new, what), getattr(old, what)
         if json.dumps(here) != json.dumps(there):  # as JSON: a tuple and its list are the same
             raise ValueError(f"checkpoint {path} is of {what} {there!r}, not of {here!r}; {advice}")
+    if old.machine["dtype"] != new.machine["dtype"]:
+        raise ValueError(
+            f"checkpoint {path} computes in {old.machine['dtype']}, not in {new.machine['dtype']}; "
+            f"give that as dtype, or {advice}"
+        )
     if modules != str(net):
         raise ValueError(f"checkpoint {path} is of another network than this one; {advice}")
     net.load_state_dict(state["net"])

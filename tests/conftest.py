@@ -15,6 +15,14 @@ def _cifar10_root() -> Path | None:
     return next((Path(place) for place in places if place and (Path(place) / FOLDER).is_dir()), None)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def small_products():
+    """Runs measure the rate of a matrix product after every epoch; here it need not be a large one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lab.machine.MATMUL_SIZE", {"cuda": 64, "other": 64})
+        yield
+
+
 @pytest.fixture(scope="session")
 def cifar10_root() -> Path:
     """The folder that holds CIFAR-10; the test is skipped where there is none."""

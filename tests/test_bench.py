@@ -33,10 +33,8 @@ def quick(tmp_path_factory):
     plt.switch_backend("Agg")
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr("lab.data.stand_in", functools.cache(stand_in))
-        status = main(
-            ["bench", "--quick", "--dataset", "stand-in", "--device", "cpu"]
-            + ["--out", str(folder / "results"), "--images", str(folder / "images")]
-        )
+        patch.chdir(folder)
+        status = main(["bench", "--quick", "--dataset", "stand-in", "--device", "cpu"])
     plt.close("all")
     return status, printed.getvalue().splitlines(), folder
 
@@ -44,7 +42,7 @@ def quick(tmp_path_factory):
 @pytest.fixture
 def measured(quick) -> dict:
     """What the quick run wrote."""
-    (path,) = (quick[2] / "results").iterdir()
+    (path,) = (quick[2] / "runs").glob("*.json")
     return json.loads(path.read_text())
 
 
@@ -52,7 +50,9 @@ def test_the_command_prints_a_table_and_json_and_leaves_a_file_and_a_picture(qui
     status, lines, folder = quick
     assert status == 0
     assert json.loads(lines[-1]) == measured["summary"]
-    assert [path.name for path in (folder / "images").iterdir()] == ["bench-quick.png"]
+    # Neither in results/ nor in images/, where it would stand beside what was measured in earnest.
+    assert sorted(path.suffix for path in folder.rglob("*.*")) == [".json", ".png"]
+    assert (folder / "runs" / "bench.png").is_file()
     assert "\n".join(lines[:-1]) == bench.table(measured)
     for norm in NORMS:
         assert sum(line.startswith(norm) for line in lines) == 2  # milliseconds, and images a second
@@ -127,6 +127,16 @@ def test_the_main_figures_are_medians_of_the_raw_times(measured):
     assert rates["step, by width [ms]"] == {"": {"1.0": pytest.approx(200)}}
     result["start"]["bytes"] = [None, None, None]
     assert bench.summary(result)["peak_memory_bytes"] is None
+
+
+def test_the_markdown_has_the_main_figures_and_every_pair(measured):
+    text, main = bench.markdown(measured), measured["summary"]
+    assert f"| ours, times the conventional | {main['ratio']:.3g} |" in text
+    assert "| step of 32 images [ms] | " + " | ".join(CONVS) + " |" in text
+    rows = [line.split(" | ")[0].lstrip("| ") for line in text.splitlines()]
+    assert set(NORMS) <= set(rows)
+    unknown = measured | {"summary": main | {"peak_memory_bytes": None}}
+    assert "| memory of the process at most, GB | not known |" in bench.markdown(unknown)
 
 
 def test_tasks_take_turns():
@@ -269,10 +279,9 @@ def test_memory_is_positive_and_unknown_where_the_system_does_not_say(monkeypatc
     assert bench.peak_memory() is None
 
 
-def test_a_file_a_machine_and_a_quick_look_does_not_replace_it(measured, tmp_path):
-    full = measured | {"plan": measured["plan"] | {"rounds": 5}}
-    path = bench.write(full, tmp_path / "new")
-    assert json.loads(path.read_text()) == full
-    quick = bench.write(measured, tmp_path / "new")
-    assert quick.stem == path.stem + "-quick"
-    assert bench.write(full, tmp_path / "new") == path
+def test_what_is_written_is_read_back_and_named_after_the_machine(measured, tmp_path):
+    path = bench.write(measured, tmp_path / "new")
+    assert json.loads(path.read_text()) == measured
+    other = measured | {"machine": measured["machine"] | {"processor": "Abacus 2"}}
+    assert "abacus-2" in bench.write(other, tmp_path / "new").name
+    assert len(list((tmp_path / "new").iterdir())) == 2

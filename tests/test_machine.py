@@ -33,7 +33,7 @@ def test_cuda_is_preferred_and_the_cpu_is_last(monkeypatch):
     assert pick_device() == torch.device("cuda")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_number_format_asked_for_is_the_one_used(dtype):
     assert number_format(CPU, dtype) == dtype
 
@@ -41,6 +41,14 @@ def test_a_number_format_asked_for_is_the_one_used(dtype):
 def test_other_number_formats_are_refused_by_name():
     with pytest.raises(ValueError, match=r"torch\.int8"):
         number_format(CPU, torch.int8)
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_on_cuda_half_precision_is_what_the_card_computes_without_imitating_it(monkeypatch, native, expected):
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation
+    )
+    assert number_format(torch.device("cuda")) == expected
 
 
 @pytest.mark.parametrize(
@@ -54,18 +62,33 @@ def test_bfloat16_needs_both_the_library_and_the_processor(monkeypatch, library,
     assert number_format(CPU) == expected
 
 
+def test_a_torch_without_onednn_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", None)
+    assert number_format(CPU) == torch.float32
+
+
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="AVX2 is of x86 processors")
-def test_a_processor_with_no_more_than_avx2_trains_in_float32():
+def test_a_processor_with_no_more_than_avx2_trains_the_minute_network_in_float32():
     script = (
-        "import json, torch\n"
-        "from lab.machine import number_format, pick_device\n"
-        "print(json.dumps(str(number_format(torch.device('cpu')))))"
+        "import json\n"
+        "from lab.data import loaders_from, stand_in\n"
+        "from dataclasses import replace\n"
+        "from lab.recipes import RECIPES\n"
+        "from lab.training import fit\n"
+        "from model import Net\n"
+        "recipe = replace(RECIPES['minute'], epochs=1)\n"
+        "loaders = loaders_from(stand_in(1_000, 100), recipe.batch_size, device='cpu')\n"
+        "history = fit(Net(**recipe.net), *loaders, recipe, device='cpu', progress=False)\n"
+        "print(json.dumps([history.machine['dtype'], history.train_loss[0]]))"
     )
     older = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
     ended = subprocess.run(
         [sys.executable, "-c", script], env=older, capture_output=True, text=True, check=True
     )
-    assert json.loads(ended.stdout) == "torch.float32"
+    dtype, loss = json.loads(ended.stdout)
+    assert dtype == "float32"
+    assert 0 < loss < 5
 
 
 FAULTS = """

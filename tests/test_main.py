@@ -46,7 +46,14 @@ def test_held_out_images_are_not_called_test_images(capsys, tmp_path):
     _, out, _ = train(capsys, tmp_path, "--validation", 100)
     summary = json.loads(out.splitlines()[-1])
     assert "test_accuracy" not in summary
+    assert summary["name"] == "default-batch-mixed-held-out-limit-300"
     assert 0 <= summary["validation_accuracy"] <= 1
+
+
+def test_an_experiment_is_named_as_asked_in_its_files_and_its_record(capsys, tmp_path):
+    train(capsys, tmp_path, "--name", "mine", "--dtype", "float32", "--seed", 2)
+    history = History.load(tmp_path / "mine-limit-300-seed2.json")
+    assert (history.name, history.machine["dtype"]) == ("mine-limit-300", "float32")
 
 
 @pytest.mark.parametrize(
@@ -79,4 +86,12 @@ def test_report_prints_the_table_of_a_folder(capsys, tmp_path):
     train(capsys, tmp_path)
     status, out, _ = run(capsys, "report", tmp_path)
     assert status == 0
-    assert "| default-batch-mixed | STAND-IN (not CIFAR-10) |" in out
+    assert "| default-batch-mixed-limit-300 | STAND-IN (not CIFAR-10) |" in out
+
+
+def test_report_prints_the_figures_of_the_benchmark_too(capsys, tmp_path, monkeypatch):
+    train(capsys, tmp_path)
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "abacus.json").write_text('{"machine": "abacus"}')
+    monkeypatch.setattr("lab.bench.markdown", lambda result: f"measured on {result['machine']}")
+    assert run(capsys, "report", tmp_path)[1].endswith("\n\nmeasured on abacus\n")

@@ -694,9 +694,8 @@ def test_the_faster_depthwise_convolution_has_the_values_and_gradients_of_torchs
 ):
     torch.manual_seed(0)
     padding = dilation * (kernel_size - 1) // 2
-    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": 6, "bias": bias}
-    torchs = nn.Conv2d(6, 6, kernel_size, **options).double()
-    ours = DepthwiseConv2d(6, 6, kernel_size, **options).double()
+    torchs = nn.Conv2d(6, 6, kernel_size, stride, padding, dilation, groups=6, bias=bias).double()
+    ours = DepthwiseConv2d(6, kernel_size, stride, dilation, bias).double()
     ours.load_state_dict(torchs.state_dict())
     images = torch.randn(3, 6, 11, 14).double()  # which neither stride nor dilation divides
     upstream = torch.randn_like(torchs(images))

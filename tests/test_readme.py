@@ -1,10 +1,12 @@
 """README.md: its table comes from the files, its links lead somewhere, its example runs."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+from lab import bench
 from lab.study import load_results, report
 
 HERE = Path(__file__).resolve().parent.parent
@@ -13,6 +15,13 @@ README = (HERE / "README.md").read_text()
 
 def test_the_table_of_results_is_what_the_files_say():
     assert report(load_results(HERE / "results")) in README
+
+
+def test_the_figures_of_the_benchmark_are_what_its_files_say():
+    names = re.findall(r"results/bench/[\w-]+\.json", README)
+    assert names
+    for name in names:
+        assert bench.markdown(json.loads((HERE / name).read_text())) in README
 
 
 def test_links_and_pictures_are_there():

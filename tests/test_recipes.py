@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from lab.data import Augment
-from lab.recipes import OPTIMIZERS, SCHEDULES, Muon, Recipe, is_weight, orthogonalized
+from lab.recipes import OPTIMIZERS, RECIPES, SCHEDULES, Muon, Recipe, is_weight, orthogonalized
+from model import Net, describe
 
 
 @pytest.fixture(autouse=True)
@@ -369,3 +370,13 @@ def test_muon_moves_a_weight_that_is_all_zero():
     weight.grad = torch.randn(4, 6)
     Muon([weight], lr=0.1, momentum=0.5).step()
     torch.testing.assert_close(weight.detach(), -0.1 * orthogonalized(1.5 * weight.grad))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_network_of_every_named_recipe_keeps_the_usual_rules(name):
+    rows = describe(Net(**RECIPES[name].net))
+    assert rows.total_parameters < 200_000
+    assert rows[-1].receptive_field > 44
+    kinds = [row.kind for row in rows]
+    assert any(kind.startswith("dilated") for kind in kinds)
+    assert any(kind.endswith("depthwise") for kind in kinds)

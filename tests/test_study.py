@@ -35,6 +35,11 @@ def test_interval_is_students_t():
     assert half == pytest.approx(4.3027 / math.sqrt(3), abs=1e-3)
 
 
+def test_interval_of_many_runs_is_no_narrower_than_students_t():
+    values = [float(n) for n in range(12)]  # t(0.975, 11) = 2.2010, standard deviation sqrt(13)
+    assert interval(values)[1] >= 2.2010 * math.sqrt(13) / math.sqrt(12)
+
+
 def test_interval_of_one_run_is_unknown_and_of_none_an_error():
     mean, half = interval([0.5])
     assert mean == 0.5
@@ -54,6 +59,9 @@ def test_runs_of_one_name_must_be_of_one_recipe():
     other = dataclasses.replace(history(1, 0.8), recipe=Recipe(lr=0.5).to_dict())
     with pytest.raises(ValueError, match="'a' differ in recipe"):
         report([history(0, 0.8), other])
+    narrow = dataclasses.replace(history(1, 0.8), machine={"dtype": "bfloat16"})
+    with pytest.raises(ValueError, match="number format"):
+        report([history(0, 0.8), narrow])
 
 
 def test_what_the_benchmark_wrote_is_no_run(tmp_path):

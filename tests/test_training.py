@@ -2,8 +2,10 @@
 
 import gc
 import json
+import math
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lab.training
 from lab.data import Augment, Loader, loaders_from
+from lab.machine import number_format
 from lab.recipes import OPTIMIZERS, Muon, Recipe
 from lab.training import History, evaluate, fit, train
 from model import CONVS, NORMS, Net
@@ -91,6 +94,30 @@ def test_training_uses_the_training_mode_and_testing_does_not():
     train(net.eval(), ten(), torch.optim.SGD(net.parameters(), lr=0.0), **EXACT)
     lab.training.test(net, ten(), **EXACT)
     assert seen == [(True, True)] * 3 + [(False, False)] * 3
+
+
+def test_gradients_through_float16_are_those_of_float32_and_would_vanish_unscaled(monkeypatch):
+    def gradient(dtype):
+        net = small_net("none")
+        faint = partial(_faint, factor=1e-5)
+        train(net, [(IMAGES, LABELS)], torch.optim.SGD(net.parameters(), lr=0.0), loss=faint, dtype=dtype)
+        return net.c1[0].conv.weight.grad
+
+    exact = gradient(torch.float32)
+    assert (gradient(torch.float16) - exact).norm() < 0.05 * exact.norm()
+    monkeypatch.setattr(lab.training, "LOSS_SCALE", 1.0)
+    assert (gradient(torch.float16) - exact).norm() > 0.2 * exact.norm()
+
+
+def test_what_float16_cannot_hold_does_not_end_the_training():
+    net = small_net("none")
+    huge = partial(_faint, factor=1e9)
+    train(net, [(IMAGES, LABELS)], torch.optim.SGD(net.parameters(), lr=0.1), loss=huge, dtype=torch.float16)
+    assert all(parameter.isfinite().all() for parameter in net.parameters())
+
+
+def _faint(logits, labels, factor):
+    return factor * F.cross_entropy(logits, labels)
 
 
 def test_own_losses_are_taken():
@@ -207,8 +234,8 @@ def test_an_empty_loader_is_an_error(loop):
 def test_a_wrong_device_or_number_format_is_an_error_that_says_it():
     with pytest.raises(ValueError, match="'abacus'"):
         evaluate(linear(), ten(), device="abacus")
-    with pytest.raises(ValueError, match="float16"):
-        evaluate(linear(), ten(), dtype=torch.float16)
+    with pytest.raises(ValueError, match="int8"):
+        evaluate(linear(), ten(), dtype=torch.int8)
 
 
 # ---- One batch -------------------------------------------------------------------------------------
@@ -318,6 +345,7 @@ def test_the_history_says_what_ran(small):
 
 def test_peak_normalized_time_is_seconds_times_the_rate_of_their_epoch():
     assert a_history(seconds=[2.0, 3.0], gflops=[100.0, 200.0]).peak_tflop == pytest.approx(0.8)
+    assert math.isnan(a_history(seconds=[2.0, 3.0], gflops=[200.0]).peak_tflop)
 
 
 def test_the_last_figures_are_those_of_the_network_as_it_ends(small):
@@ -412,7 +440,7 @@ def test_anybody_s_module_and_loader_are_fitted():
 
 def test_fit_takes_what_the_processor_has_where_no_number_format_is_given(small):
     history = fit(ten_classes(), *ours(small), replace(SHORT, epochs=1), device="cpu", progress=False)
-    assert history.machine["dtype"] in ("float32", "bfloat16")
+    assert history.machine["dtype"] == str(number_format(torch.device("cpu"))).removeprefix("torch.")
     assert 0 < history.train_loss[0] < 10
 
 
@@ -467,6 +495,22 @@ def test_no_step_reads_a_number_back_from_the_device(small, optimizer):
         return mode.count
 
     assert reads(100) == reads(500) > 0  # the epoch's loss and accuracy alone are read
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_no_step_waits_for_the_gpu(small, optimizer):
+    loader, _ = loaders_from(small, 100, augment=Augment.course(), device="cuda")
+    net = Net(width=0.25).to("cuda")
+
+    def watch(index):  # all steps but the first, which sets up, and the last, after which figures are read
+        torch.cuda.set_sync_debug_mode("error" if 0 < index < len(loader) - 1 else "default")
+        return 24
+
+    try:
+        train(net, loader, OPTIMIZERS[optimizer](net, Recipe(optimizer=optimizer)), before_step=watch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_tensors_held_do_not_grow_over_the_epochs(small):
@@ -613,6 +657,7 @@ MISMATCHES = {
     "parameters": {"net": lambda: nn.Sequential(Net(width=0.5), nn.Dropout(0.1))},
     "name": {"name": "another"},
     "dataset": {"loaders": theirs},
+    "float32": {"dtype": torch.bfloat16},
 }
 
 
