@@ -48,18 +48,22 @@ def _add_train(commands) -> None:
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the results")
     parser.add_argument("--name", help="of the experiment; made of recipe, norm and conv by default")
-    parser.add_argument("--dataset", choices=DATASETS, default="auto")
-    parser.add_argument("--root", type=Path, help="the folder that holds cifar-10-batches-py")
+    _add_data_and_device(parser)
     parser.add_argument(
         "--validation", type=int, default=0, help="hold out so many training images and test on them instead"
     )
     parser.add_argument("--limit", type=int, help="at most so many training and test images")
-    parser.add_argument("--device", help="cuda, mps or cpu; the first that there is by default")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="by default as the processor has it"
     )
     parser.add_argument("--fresh", action="store_true", help="start anew where a checkpoint is there")
     parser.set_defaults(run=_train)
+
+
+def _add_data_and_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", choices=DATASETS, default="auto")
+    parser.add_argument("--root", type=Path, help="the folder that holds cifar-10-batches-py")
+    parser.add_argument("--device", help="cuda, mps or cpu; the first that there is by default")
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -135,13 +139,10 @@ def _add_bench(commands) -> None:
         description="Measure, in turns: matrix products, the conventional notebook recipe against ours, every"
         " (norm, conv) pair, the growth of a step with batch size, width and image size, the share of the "
         "peak; besides, memory and the time to the first step. Prints a table and, as the last line, a JSON "
-        "object; every time goes to a JSON file, and a picture is drawn. Takes some five minutes.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "object; every time goes to a JSON file, and a picture is drawn. Takes three to seven minutes.",
     )
     parser.add_argument("--quick", action="store_true", help="in seconds: shows that it works, no more")
-    parser.add_argument("--dataset", choices=DATASETS, default="auto")
-    parser.add_argument("--root", type=Path, help="the folder that holds cifar-10-batches-py")
-    parser.add_argument("--device", help="cuda, mps or cpu; the first that there is by default")
+    _add_data_and_device(parser)
     parser.add_argument("--out", type=Path, help="folder for the JSON file: results/bench, runs where quick")
     parser.add_argument("--images", type=Path, help="folder for the picture: images, runs where quick")
     parser.set_defaults(run=_bench)

@@ -39,7 +39,7 @@ from model import CONVS, NORMS, Net
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured; as it comes, some five minutes on two processor cores."""
+    """How much is measured; as it comes, three minutes on two idle processor cores."""
 
     rounds: int = 5  # timings of each thing; odd, so that the median is one of them
     limit: float = 400.0  # seconds; on a slower or busy machine there are fewer rounds, but at least one
