@@ -104,12 +104,14 @@ def evaluate(
     net: nn.Module,
     loader: Iterable[tuple[Tensor, Tensor]],
     *,
+    flips: bool = False,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The logits (N, classes), float, and labels (N,) of every image, in the loader's order, on the CPU.
 
-    device: None is the one that `net` is on. dtype: as for `train`. The network's mode is put back.
+    flips: average the logits of each image and of its mirror image. device: None is the one that `net`
+    is on. dtype: as for `train`. The network's mode is put back.
     """
     device = _device_of(net, device)
     dtype = number_format(device, dtype)
@@ -120,7 +122,11 @@ def evaluate(
         # no_grad, not inference_mode: what a loader makes and keeps meanwhile has to serve training too.
         with torch.no_grad(), _autocast(device, dtype):
             for batch, batch_labels in loader:
-                logits.append(net(_moved(batch, device)).float())
+                images = _moved(batch, device)
+                batch_logits = net(images).float()
+                if flips:
+                    batch_logits = (batch_logits + net(images.flip(-1)).float()) / 2
+                logits.append(batch_logits)
                 labels.append(batch_labels)
     finally:
         for module, mode in modes.items():
@@ -139,7 +145,12 @@ def test(
 ) -> tuple[float, float]:
     """Mean cross-entropy and accuracy, in [0, 1], over the images of `loader`; trains nothing."""
     logits, labels = evaluate(net, loader, device=device, dtype=dtype)
-    return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()
+    return F.cross_entropy(logits, labels).item(), accuracy_of(logits, labels)
+
+
+def accuracy_of(logits: Tensor, labels: Tensor) -> float:
+    """The share of the images, in [0, 1], whose largest of the logits (N, classes) is its label's (N,)."""
+    return (logits.argmax(1) == labels).double().mean().item()
 
 
 def _device_of(net: nn.Module, device) -> torch.device:
@@ -168,6 +179,8 @@ class History:
     augmented images, while the network changes), accuracies in [0, 1], `lr` that of the epoch's last
     step, `seconds` those of the training steps with their augmentation, evaluations not counted,
     `gflops` the rate of a large matrix product in the run's number format, measured after the epoch.
+    `test_accuracy_flips` is that of the last epoch with each image's logits and its mirror image's
+    averaged; None where that was not measured.
     """
 
     name: str  # of the experiment; runs that differ in the seed alone share it
@@ -183,6 +196,7 @@ class History:
     lr: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     gflops: list[float] = field(default_factory=list)
+    test_accuracy_flips: float | None = None
 
     @property
     def epochs(self) -> int:
@@ -314,6 +328,10 @@ def fit(
             bar.set_postfix(shown)
             if checkpoint is not None:
                 _save_checkpoint(Path(checkpoint), net, optimizer, history)
+    if test_loader is not None:
+        history.test_accuracy_flips = accuracy_of(
+            *evaluate(net, test_loader, flips=True, device=device, dtype=dtype)
+        )
     return history
 
 

@@ -18,7 +18,7 @@ import lab.training
 from lab.data import Augment, Loader, loaders_from
 from lab.machine import number_format
 from lab.recipes import OPTIMIZERS, Muon, Recipe
-from lab.training import History, evaluate, fit, train
+from lab.training import History, accuracy_of, evaluate, fit, train
 from model import CONVS, NORMS, Net
 
 EXACT = {"device": "cpu", "dtype": torch.float32}
@@ -171,6 +171,20 @@ def test_evaluate_gives_every_logit_and_label_in_order():
     assert torch.equal(labels, LABELS)
     assert logits.dtype == torch.float32
     assert labels.dtype == torch.int64
+
+
+def test_evaluate_averages_the_logits_of_each_image_and_its_mirror_image():
+    net = linear()
+    logits, labels = evaluate(net, ten(), flips=True, **EXACT)
+    mirrored = IMAGES[:, :, :, torch.arange(15, -1, -1)]
+    torch.testing.assert_close(logits, (net(IMAGES) + net(mirrored)).detach() / 2)
+    assert not torch.allclose(logits, net(IMAGES))  # the two differ here
+    assert torch.equal(labels, LABELS)
+
+
+def test_accuracy_is_the_share_of_images_right():
+    logits = torch.tensor([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0], [5.0, 4.0]])
+    assert accuracy_of(logits, torch.tensor([1, 1, 1, 0])) == 0.75
 
 
 def test_what_evaluate_gives_can_be_used_like_any_tensor():
@@ -533,6 +547,16 @@ def test_tensors_held_do_not_grow_over_the_epochs(small):
 # ---- History ---------------------------------------------------------------------------------------
 
 
+def test_fit_records_the_accuracy_with_flips_of_the_trained_network_alone(small):
+    loaders = loaders_from(small, 100, device="cpu")
+    net = small_net()
+    net.output = nn.Conv2d(24, 10, 1)
+    history = fit(net, *loaders, Recipe(epochs=1), **QUIET)
+    expected = accuracy_of(*evaluate(net, loaders[1], flips=True, **EXACT))
+    assert history.test_accuracy_flips == expected
+    assert fit(net, loaders[0], None, Recipe(epochs=1), **QUIET).test_accuracy_flips is None
+
+
 def test_a_history_is_read_as_it_was_written(small, tmp_path):
     _, history = run(small, recipe=replace(SHORT, image_sizes=((0.0, 16), (0.5, 32))))
     path = history.save(tmp_path / "new" / "folder" / "run.json")
@@ -647,6 +671,7 @@ def test_a_checkpoint_is_plain_tensors_and_numbers(small, tmp_path):
     net, history = run(small, checkpoint=path)
     state = torch.load(path, weights_only=True)
     assert all(torch.equal(state["net"][name], tensor) for name, tensor in net.state_dict().items())
+    history.test_accuracy_flips = None  # measured once the last epoch is done
     assert json.dumps(state["history"]) == json.dumps(asdict(history))
     assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]
 
