@@ -40,18 +40,32 @@ def load_results(folder: str | Path) -> list[History]:
 
 
 def report(histories: Iterable[History]) -> str:
-    """A Markdown table, a row an experiment: its seeds, last-epoch accuracy, and median training times.
+    """Markdown tables, a row an experiment: its seeds, last-epoch accuracy, and median training times.
 
-    The second time is peak-normalized, as `History.peak_tflop`.
+    Runs whose name says "-held-out" were tested on held-out training images, and have a table of their own.
+    The second accuracy averages each image's logits with its mirror image's, where that was measured. The
+    second time is peak-normalized, as `History.peak_tflop`.
 
     Raises ValueError where runs of one name differ in more than the seed and the machine.
     """
+    histories = list(histories)
+    held_out = ["-held-out" in history.name for history in histories]
+    tables = []
+    for kind, chosen in (("test", False), ("held-out", True)):
+        runs = [run for run, held in zip(histories, held_out, strict=True) if held == chosen]
+        if runs:
+            tables.append(_table(kind, runs))
+    return "\n\n".join(tables)
+
+
+def _table(kind: str, histories: Iterable[History]) -> str:
     groups: dict[tuple[str, str], list[History]] = {}
     for history in histories:
         groups.setdefault((history.name, history.dataset), []).append(history)
     lines = [
-        "| experiment | data | parameters | epochs | seeds | test accuracy, % | time, s | at peak, TFLOP |",
-        "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: |",
+        "| experiment | data | parameters | epochs | seeds "
+        f"| {kind} accuracy, % | with flips, % | time, s | at peak, TFLOP |",
+        "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |",
     ]
     for (name, dataset), runs in groups.items():
         kinds = [(run.recipe, run.parameters, run.machine.get("dtype")) for run in runs]
@@ -59,12 +73,19 @@ def report(histories: Iterable[History]) -> str:
             raise ValueError(
                 f"the runs named {name!r} differ in recipe, parameters or number format; name them apart"
             )
-        mean, half = interval([100 * run.test_accuracy[-1] for run in runs])
         seconds = statistics.median(run.train_seconds for run in runs)
         tflop = statistics.median(run.peak_tflop for run in runs)
         lines.append(
             f"| {name} | {dataset} | {runs[0].parameters:,} | {runs[0].epochs} "
             f"| {', '.join(str(run.seed) for run in runs)} "
-            f"| {mean:.2f}{'' if math.isnan(half) else f' ± {half:.2f}'} | {seconds:.0f} | {tflop:.1f} |"
+            f"| {_percent([run.test_accuracy[-1] for run in runs])} "
+            f"| {_percent([run.test_accuracy_flips for run in runs])} | {seconds:.0f} | {tflop:.1f} |"
         )
     return "\n".join(lines)
+
+
+def _percent(accuracies: Sequence[float | None]) -> str:
+    if None in accuracies:
+        return ""
+    mean, half = interval([100 * accuracy for accuracy in accuracies])
+    return f"{mean:.2f}" if math.isnan(half) else f"{mean:.2f} ± {half:.2f}"

@@ -14,7 +14,8 @@ README = (HERE / "README.md").read_text()
 
 
 def test_the_table_of_results_is_what_the_files_say():
-    assert report(load_results(HERE / "results")) in README
+    table = report(load_results(HERE / "results"))
+    assert table in README, "the files in results/ have changed: put what `python -m lab report` prints here"
 
 
 def test_the_figures_of_the_benchmark_are_what_its_files_say():

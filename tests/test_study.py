@@ -52,7 +52,26 @@ def test_report_takes_the_last_epoch_of_every_seed_and_the_median_time(tmp_path)
     for seed, accuracy, seconds in ((1, 0.82, 30.0), (0, 0.80, 10.0), (2, 0.84, 11.0)):
         history(seed, accuracy, seconds).save(tmp_path / "deep" / f"{seed}.json")
     row = report(load_results(tmp_path)).splitlines()[-1]
-    assert row == "| a | CIFAR-10 | 1,234 | 2 | 0, 1, 2 | 82.00 ± 4.97 | 11 | 2.2 |"
+    assert row == "| a | CIFAR-10 | 1,234 | 2 | 0, 1, 2 | 82.00 ± 4.97 |  | 11 | 2.2 |"
+
+
+def test_report_shows_the_accuracy_with_flips_where_every_run_measured_it():
+    runs = [
+        dataclasses.replace(history(seed, 0.8), test_accuracy_flips=flips)
+        for seed, flips in enumerate((0.81, 0.83))
+    ]
+    assert "| 80.00 ± 0.00 | 82.00 ± 12.71 | 10 |" in report(runs)
+    assert "| 80.00 ± 0.00 |  | 10 |" in report([*runs, history(2, 0.8)])
+
+
+def test_held_out_runs_have_a_table_of_their_own():
+    held_out = history(0, 0.9, name="a-held-out")
+    test, trials = report([history(0, 0.8), held_out]).split("\n\n")
+    assert "test accuracy" in test
+    assert "held-out accuracy" in trials
+    assert "| 80.00 |" in test.splitlines()[-1]
+    assert "| 90.00 |" in trials.splitlines()[-1]
+    assert "test" not in report([held_out])
 
 
 def test_runs_of_one_name_must_be_of_one_recipe():
