@@ -6,16 +6,23 @@ Needs torch alone, so the file can be copied beside any notebook and imported th
     net = Net("batch", "mixed")            # normalization, convolution technique
     print(describe(net))                   # a row per convolution: shapes, receptive field, cost
 
+    net = Net.from_pretrained("minute")    # trained, with minute.pt of weights/ beside this file
+    print(net.predict(picture))            # the class of a PIL image, and how sure the network is
+
 The sections, from top to bottom: convolution techniques, normalizations, the block that joins them,
 the network, and its arithmetic (parameters, multiply-accumulates, receptive field).
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
+import os
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -298,6 +305,30 @@ STAGES: tuple[tuple[Row, ...], ...] = (
 MIN_IMAGE_SIZE = 16  # pixels; below it the last map is too small to normalize
 CHANNEL_STEP = 8  # widths are scaled in steps of 8 channels, so that 2, 4 or 8 groups divide them
 
+# The trained networks: the SHA-256 of each file weights/NAME.pt.
+PRETRAINED: dict[str, str] = {
+    "batch-norm-muon": "a5fb0c078016db5dc4df1e1ed1643a44eefbfce6648fef998c479f91bff6e19a",
+    "layer-norm-adamw-l2": "5513bd82c6e25fba46bf89407a289081cab1f472a82c85b0c3b77b228311632b",
+    "group-norm-sgd-l1": "afaaaf0047dd4cb1e8a15cc4cea04ab9f851c0f7ecd7a865376cad0f95c76f5f",
+    "minute": "5beada668f6b47173a9b7e289e593eae447c8cdff678ed59af56994f8442d7cb",
+}
+
+
+class Pictures(NamedTuple):
+    """What pictures a trained network takes, and what it calls them."""
+
+    size: int  # pixels, the side of the square that they are resized to
+    mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+
+
+class Prediction(NamedTuple):
+    """The likeliest class of a picture, and its softmax, in [0, 1]."""
+
+    name: str
+    confidence: float
+
 
 class Net(nn.Module):
     """Stages C1 to C4 of convolution blocks, a 1x1 convolution to the classes, global average pooling.
@@ -359,6 +390,19 @@ class Net(nn.Module):
             self.add_module(f"c{number}", stage)
         self.output = nn.Conv2d(channels, num_classes, 1)
         self._initialize()
+        self.pictures: Pictures | None = None  # what a trained network takes
+        self.about: dict | None = None  # where a trained network comes from
+        self.options = {  # what `save` needs to build it again
+            "norm": norm,
+            "conv": conv,
+            "num_classes": num_classes,
+            "in_channels": in_channels,
+            "width": width,
+            "groups": groups,
+            "stages": tuple(tuple(tuple(Row(*row)) for row in rows) for rows in stages),
+        }
+        if activation is not nn.ReLU:
+            self.options["activation"] = activation
 
     @classmethod
     def within(cls, budget: int, *, conv="mixed", norm="batch", **options) -> Net:
@@ -393,6 +437,116 @@ class Net(nn.Module):
         )
         return cls(norm, conv, width=widths[bisect_right(widths, budget, key=size) - 1], **options)
 
+    @classmethod
+    def from_pretrained(cls, name: str, folder: str | Path | None = None) -> Net:
+        """The trained network `name`, a key of PRETRAINED, in evaluation mode, on the CPU.
+
+        Its file NAME.pt is looked for in `folder`; where None, in weights/ beside this file, beside this
+        file, in ./weights/ and in the working directory. How the network is built, what its classes are
+        called and what pictures it takes (`transform`, `predict`) is read from it.
+
+        Raises ValueError for an unknown name and for a file whose SHA-256 is not the one in PRETRAINED,
+        FileNotFoundError where there is no file.
+        """
+        if name not in PRETRAINED:
+            raise ValueError(f"unknown name {name!r}; choose one of {', '.join(map(repr, PRETRAINED))}")
+        here = Path(__file__).parent
+        places = [Path(folder)] if folder is not None else [here / "weights", here, Path("weights"), Path()]
+        path = next((place / f"{name}.pt" for place in places if (place / f"{name}.pt").is_file()), None)
+        if path is None:
+            raise FileNotFoundError(
+                f"no {name}.pt in {', '.join(str(place.resolve()) for place in places)}; "
+                "copy it there from the project's weights/, or give its folder"
+            )
+        content = path.read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if found != PRETRAINED[name]:
+            raise ValueError(
+                f"{path} is damaged, or of another version than this model.py: its SHA-256 is {found}, "
+                f"not {PRETRAINED[name]}; copy both again from the project"
+            )
+        return cls._loaded(content, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Net:
+        """The network that `save` wrote to `path`, in evaluation mode, on the CPU.
+
+        Raises ValueError for a file that `save` did not write. Nothing in the file is executed.
+        """
+        return cls._loaded(Path(path).read_bytes(), path)
+
+    @classmethod
+    def _loaded(cls, content: bytes, path: str | Path) -> Net:
+        try:
+            saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            net = cls(**saved["options"])
+            net.load_state_dict(saved["state"])
+            net.pictures = saved["pictures"] and Pictures(**saved["pictures"])
+            net.about = saved["about"]
+        except Exception as error:  # torch raises whatever the bytes happen to lead to
+            raise ValueError(f"{path} is no file that Net.save wrote ({error!r})") from error
+        return net.eval()
+
+    def save(self, path: str | Path, about: dict | None = None) -> Path:
+        """Write the network to one file that `load` needs no more than, and return its path.
+
+        The file holds how the network is built, its tensors, its `pictures`, and `about`: plain data on
+        where it comes from, an attribute of what is loaded. A file that is there is replaced whole or
+        not at all.
+
+        Raises ValueError where the network was built with a callable, which a file cannot hold.
+        """
+        techniques = [("conv", row[1]) for rows in self.options["stages"] for row in rows]
+        for option, value in [*self.options.items(), *techniques]:
+            if callable(value):
+                raise ValueError(f"{option}={value!r} is a callable, which a file cannot hold")
+        saved = {
+            "options": self.options,
+            "state": {name: value.detach().cpu().clone() for name, value in self.state_dict().items()},
+            "pictures": self.pictures and self.pictures._asdict(),
+            "about": about,
+        }
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        torch.save(saved, part)
+        os.replace(part, path)
+        return path
+
+    def transform(self, pictures) -> Tensor:
+        """What a trained network takes, (N, 3, size, size), normalized, on its device, from pictures.
+
+        pictures: a PIL image, a list of them, or uint8 (3, H, W) or (N, 3, H, W), of any size; what is
+        not of the network's size is resized to it, bilinear with antialiasing, and not cropped.
+
+        Raises ValueError for anything else, and where the network has no `pictures` to say what it takes.
+        """
+        if self.pictures is None:
+            raise ValueError(
+                "this network was not told what pictures it takes: set net.pictures=Pictures(...)"
+            )
+        size, mean, std, _ = self.pictures
+        device = self.output.weight.device
+        mean, std = (torch.tensor(value, device=device).view(-1, 1, 1) for value in (mean, std))
+        pixels = torch.cat([_resized(batch.to(device).float(), size) for batch in _batches(pictures)])
+        return torch.addcmul(-mean / std, pixels, 1 / (255 * std))
+
+    def predict(self, pictures) -> list[Prediction]:
+        """The likeliest class of each picture, with its confidence; pictures: as for `transform`.
+
+        The network computes in evaluation mode, and its mode is put back.
+        """
+        images, modes = self.transform(pictures), {module: module.training for module in self.modules()}
+        try:
+            with torch.no_grad():
+                logits = torch.cat([self.eval()(part) for part in images.split(256)])
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        confidences, classes = logits.softmax(1).max(1)
+        pairs = zip(classes.tolist(), confidences.tolist(), strict=True)
+        return [Prediction(self.pictures.classes[number], confidence) for number, confidence in pairs]
+
     def features(self, images: Tensor) -> Tensor:
         """The last map before the global average: (N, C, H, W) -> (N, num_classes, H', W')."""
         self._check(images)
@@ -426,6 +580,35 @@ class Net(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.output.weight, std=0.01)
+
+
+def _batches(pictures) -> list[Tensor]:  # of uint8 (N, 3, H, W)
+    if isinstance(pictures, Tensor):
+        batch = pictures.unsqueeze(0) if pictures.ndim == 3 else pictures
+        if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[1] != 3 or not batch.numel():
+            raise ValueError(
+                f"pictures of {pictures.dtype} {tuple(pictures.shape)}: "
+                "expected uint8 (3, H, W) or (N, 3, H, W)"
+            )
+        return [batch]
+    images = list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
+    if not images or not all(hasattr(image, "convert") and hasattr(image, "tobytes") for image in images):
+        raise ValueError(
+            f"pictures of {type(pictures).__name__}: expected a PIL image, a list of them, or a uint8 tensor"
+        )
+    return [_pixels(image) for image in images]
+
+
+def _pixels(image) -> Tensor:  # a PIL image to uint8 (1, 3, H, W)
+    rgb = image.convert("RGB")
+    pixels = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
+    return pixels.view(1, rgb.height, rgb.width, 3).permute(0, 3, 1, 2)
+
+
+def _resized(batch: Tensor, size: int) -> Tensor:  # uint8 (N, 3, H, W) -> (N, 3, size, size)
+    if batch.shape[2:] == (size, size):
+        return batch
+    return F.interpolate(batch, size=(size, size), mode="bilinear", antialias=True)
 
 
 def scaled(channels: int, width: float) -> int:
