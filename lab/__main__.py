@@ -12,10 +12,11 @@ import torch
 
 from lab.data import DATASETS, load_dataset, loaders_from
 from lab.machine import pick_device
-from lab.recipes import RECIPES
+from lab.recipes import ABLATIONS, RECIPES, Recipe
 from lab.study import load_results, report
-from lab.training import fit
-from model import CONVS, NORMS, Net
+from lab.training import History, fit
+from lab.weights import card, evaluated, pictures
+from model import CONVS, NORMS, PRETRAINED, Net, count_parameters
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,6 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_train(commands)
+    _add_ablate(commands)
+    _add_evaluate(commands)
+    _add_card(commands)
     _add_report(commands)
     _add_bench(commands)
     options = parser.parse_args(arguments)
@@ -42,22 +46,29 @@ def _add_train(commands) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--recipe", choices=RECIPES, default="default")
+    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--name", help="of the experiment; made of recipe, norm and conv by default")
+    _add_run(parser)
+    parser.set_defaults(run=_train)
+
+
+def _add_run(parser: argparse.ArgumentParser, validation: int = 0) -> None:
     parser.add_argument("--norm", choices=NORMS, default="batch", help="normalization")
     parser.add_argument("--conv", choices=CONVS, default="mixed", help="convolution technique")
     parser.add_argument("--seed", type=int, default=0, help="of weights, data order and augmentation")
-    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the results")
-    parser.add_argument("--name", help="of the experiment; made of recipe, norm and conv by default")
     _add_data_and_device(parser)
     parser.add_argument(
-        "--validation", type=int, default=0, help="hold out so many training images and test on them instead"
+        "--validation",
+        type=int,
+        default=validation,
+        help="hold out so many training images and test on them instead",
     )
     parser.add_argument("--limit", type=int, help="at most so many training and test images")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), help="by default as the processor has it"
     )
     parser.add_argument("--fresh", action="store_true", help="start anew where a checkpoint is there")
-    parser.set_defaults(run=_train)
 
 
 def _add_data_and_device(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +81,22 @@ def _train(options: argparse.Namespace) -> int:
     recipe = RECIPES[options.recipe]
     if options.epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=options.epochs)
+    name = options.name or f"{options.recipe}-{options.norm}-{options.conv}"
+    history = _run(recipe, _name(name, options), options)
+    summary = {"recipe": options.recipe, "norm": options.norm, "conv": options.conv} | history.summary()
+    if options.validation:
+        summary["validation_accuracy"] = summary.pop("test_accuracy")
+    print(json.dumps(summary))
+    return 0
+
+
+def _name(experiment: str, options: argparse.Namespace) -> str:
+    if options.validation:  # these are no test figures, and must not be taken for such
+        experiment += "-held-out"
+    return experiment if options.limit is None else f"{experiment}-limit-{options.limit}"
+
+
+def _run(recipe: Recipe, name: str, options: argparse.Namespace) -> History:
     device = pick_device(options.device)
     train_loader, *held_out, test_loader = loaders_from(
         load_dataset(options.dataset, options.root),
@@ -82,11 +109,6 @@ def _train(options: argparse.Namespace) -> int:
     )
     torch.manual_seed(options.seed)
     net = Net(options.norm, options.conv, **recipe.net)
-    name = options.name or f"{options.recipe}-{options.norm}-{options.conv}"
-    if held_out:  # these are no test figures, and must not be taken for such
-        name += "-held-out"
-    if options.limit is not None:
-        name += f"-limit-{options.limit}"
     run = f"{name}-seed{options.seed}"
     checkpoint = options.out / f"{run}.checkpoint.pt"
     history = fit(
@@ -102,12 +124,88 @@ def _train(options: argparse.Namespace) -> int:
         name=name,
     )
     history.save(options.out / f"{run}.json")
-    torch.save(net.state_dict(), options.out / f"{run}.pt")
+    net.pictures = pictures(train_loader.classes)
+    net.save(options.out / f"{run}.pt", dataclasses.asdict(history))
     checkpoint.unlink()
-    summary = {"recipe": options.recipe, "norm": options.norm, "conv": options.conv} | history.summary()
-    if held_out:
-        summary["validation_accuracy"] = summary.pop("test_accuracy")
+    return history
+
+
+def _add_ablate(commands) -> None:
+    parser = commands.add_parser(
+        "ablate",
+        help="train the recipe frontier with one thing changed, and each thing in turn",
+        description="Train by the recipe frontier, shortened, as it is and with one thing changed at a time, "
+        "on what is left of the training images when some are held out, and test on those. A run whose "
+        "result is in the folder is not made again. The last line printed is a JSON object.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--epochs", type=int, default=8, help="of each run")
+    parser.add_argument("--only", nargs="+", choices=ABLATIONS, default=list(ABLATIONS), help="these alone")
+    _add_run(parser, validation=5_000)
+    parser.set_defaults(run=_ablate)
+
+
+def _ablate(options: argparse.Namespace) -> int:
+    accuracies = {}
+    for change in options.only:
+        recipe = dataclasses.replace(RECIPES["frontier"], epochs=options.epochs, **ABLATIONS[change])
+        name = _name(f"frontier-{options.epochs}-epochs-{change}", options)
+        record = options.out / f"{name}-seed{options.seed}.json"
+        done = record.exists() and not options.fresh
+        history = History.load(record) if done else _run(recipe, name, options)
+        accuracies[change] = history.test_accuracy[-1]
+    print(json.dumps({"seed": options.seed, "epochs": options.epochs, "held_out_accuracy": accuracies}))
+    return 0
+
+
+def _add_evaluate(commands) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="run a trained network on the test images",
+        description="Run a trained network on the test images, in float32, one view of each. Prints its "
+        "accuracy in each class and in all, and as the last line a JSON object.",
+    )
+    parser.add_argument("name", help=f"one of {', '.join(PRETRAINED)}; or a file (.pt) that train left")
+    _add_data_and_device(parser)
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    named = options.name in PRETRAINED or not options.name.endswith(".pt")
+    net = Net.from_pretrained(options.name) if named else Net.load(options.name)
+    device = pick_device(options.device)
+    _, loader = loaders_from(load_dataset(options.dataset, options.root), device=device)
+    found = evaluated(net.to(device), loader)
+    for name, accuracy in found.class_accuracies.items():
+        print(f"{name:<16} {accuracy:8.2%}")
+    print(f"{'all':<16} {found.test_accuracy:8.2%}")
+    print(f"{'all, with flips':<16} {found.test_accuracy_flips:8.2%}  (averaged with the mirror image)")
+    for true, taken, images in found.confusions[:5]:
+        print(f"{true} taken for {taken}: {images} images")
+    summary = {
+        "name": options.name,
+        "test_accuracy": found.test_accuracy,
+        "test_accuracy_flips": found.test_accuracy_flips,
+        "parameters": count_parameters(net),
+        "dataset": found.dataset,
+    }
     print(json.dumps(summary))
+    return 0
+
+
+def _add_card(commands) -> None:
+    parser = commands.add_parser(
+        "card",
+        help="the table of weights/README.md, computed from the files",
+        description="Print the tables of weights/README.md, computed from the files and the test images.",
+    )
+    _add_data_and_device(parser)
+    parser.set_defaults(run=_card, dataset="cifar10")
+
+
+def _card(options: argparse.Namespace) -> int:
+    data = load_dataset(options.dataset, options.root)
+    print(card(loaders_from(data, device=pick_device(options.device))[1]))
     return 0
 
 

@@ -1,13 +1,17 @@
 """The command line: `python -m lab`."""
 
+import dataclasses
 import functools
 import json
 
 import pytest
 
 from lab.__main__ import main
-from lab.data import stand_in
+from lab.data import STAND_IN_CLASSES, load_dataset, loaders_from, stand_in
+from lab.recipes import ABLATIONS, RECIPES
 from lab.training import History
+from lab.weights import evaluated
+from model import Net
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -80,6 +84,64 @@ def test_unknown_names_list_the_choices(capsys, tmp_path):
     with pytest.raises(SystemExit):
         train(capsys, tmp_path, "--norm", "spectral")
     assert "instance" in capsys.readouterr().err
+
+
+def test_ablate_changes_one_thing_at_a_time_on_held_out_images_and_runs_nothing_twice(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(RECIPES, "frontier", RECIPES["default"])
+    arguments = ("ablate", "--dataset", "stand-in", "--limit", 300, "--validation", 100, "--epochs", 1)
+    arguments += ("--out", tmp_path, "--only", "as-it-is", "sgd")
+    status, out, _ = run(capsys, *arguments)
+    assert status == 0
+    found = json.loads(out.splitlines()[-1])["held_out_accuracy"]
+    runs = {path.stem: History.load(path) for path in tmp_path.glob("*.json")}
+    assert {*runs} == {
+        f"frontier-1-epochs-{change}-held-out-limit-300-seed0" for change in ("as-it-is", "sgd")
+    }
+    for change, accuracy in found.items():
+        history = runs[f"frontier-1-epochs-{change}-held-out-limit-300-seed0"]
+        expected = dataclasses.replace(RECIPES["default"], epochs=1, **ABLATIONS[change])
+        assert history.recipe == expected.to_dict()
+        assert history.test_accuracy == [accuracy]
+    monkeypatch.setattr("lab.__main__.fit", None)
+    assert run(capsys, *arguments)[1].splitlines()[-1] == out.splitlines()[-1]
+
+
+def test_evaluate_prints_every_class_and_ends_with_a_json_line(capsys, tmp_path):
+    _, trained, _ = train(capsys, tmp_path, "--dtype", "float32")
+    (path,) = tmp_path.glob("*.pt")
+    status, out, _ = run(capsys, "evaluate", path, "--dataset", "stand-in")
+    summary = json.loads(out.splitlines()[-1])
+    assert status == 0
+    assert summary["name"] == str(path)
+    assert summary["dataset"] == "STAND-IN (not CIFAR-10)"
+    assert summary["parameters"] == json.loads(trained.splitlines()[-1])["parameters"]
+    shares = dict(line.rsplit(maxsplit=1) for line in out.splitlines() if line.endswith("%"))
+    classes = [float(shares[name].rstrip("%")) for name in STAND_IN_CLASSES]
+    assert float(shares["all"].rstrip("%")) == pytest.approx(100 * summary["test_accuracy"], abs=0.005)
+    assert sum(classes) / 10 == pytest.approx(100 * summary["test_accuracy"], abs=0.01)
+
+
+def test_what_train_left_does_on_its_test_images_what_its_record_says(capsys, tmp_path):
+    train(capsys, tmp_path, "--dtype", "float32", "--norm", "group")
+    net = Net.load(next(tmp_path.glob("*.pt")))
+    (history,) = [History.load(path) for path in tmp_path.glob("*.json")]
+    _, loader = loaders_from(load_dataset("stand-in"), limit=300, device="cpu")
+    found = evaluated(net, loader)
+    assert (found.test_accuracy, found.test_accuracy_flips) == pytest.approx(
+        (history.test_accuracy[-1], history.test_accuracy_flips), abs=0.004
+    )
+    assert net.about == dataclasses.asdict(history)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("frontiers", "'minute'"), ("nowhere.pt", "nowhere.pt"), ("README.md", "'minute'")]
+)
+def test_evaluate_of_an_unknown_name_or_file_is_an_error_line_and_status_2(capsys, name, told):
+    status, _, err = run(capsys, "evaluate", name)
+    assert status == 2
+    assert told in err
 
 
 def test_report_prints_the_table_of_a_folder(capsys, tmp_path):
