@@ -340,11 +340,13 @@ class Loader:
         shuffle: bool = False,
         seed: int = 0,
         name: str = "",
+        part: str = "",
         classes: tuple[str, ...] = (),
     ):
         """images: uint8 (N, 3, H, W); labels: int64 (N,) on the same device, which the batches keep.
 
-        name, classes: of the data set, carried along for figures and records.
+        name, part ("train", "validation" or "test"), classes: of the data set, carried along for figures
+        and records.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images of {images.dtype} {tuple(images.shape)}: expected uint8 (N, 3, H, W)")
@@ -359,6 +361,7 @@ class Loader:
         self.shuffle = shuffle
         self.seed = seed
         self.name = name
+        self.part = part
         self.classes = classes
         self.epoch = 0
 
@@ -425,24 +428,25 @@ def loaders_from(
         raise ValueError(f"augment={augment!r} must be an Augment, True or False")
     device = pick_device(device)
 
-    def loader(images: Tensor, labels: Tensor, augment: Augment | None, shuffle: bool) -> Loader:
+    def loader(part: str, images: Tensor, labels: Tensor, augment: Augment | None = None) -> Loader:
         return Loader(
             images.to(device),
             labels.to(device),
             batch_size=batch_size,
             augment=augment,
-            shuffle=shuffle,
+            shuffle=part == "train",
             seed=seed,
             name=data.name,
+            part=part,
             classes=data.classes,
         )
 
     train_images, train_labels = _limited(data.train_images, data.train_labels, limit)
     kept, held_out = split(train_labels, validation, seed)
-    loaders = [loader(train_images[kept], train_labels[kept], augment, True)]
+    loaders = [loader("train", train_images[kept], train_labels[kept], augment)]
     if validation:
-        loaders.append(loader(train_images[held_out], train_labels[held_out], None, False))
-    loaders.append(loader(*_limited(data.test_images, data.test_labels, limit), None, False))
+        loaders.append(loader("validation", train_images[held_out], train_labels[held_out]))
+    loaders.append(loader("test", *_limited(data.test_images, data.test_labels, limit)))
     return tuple(loaders)
 
 

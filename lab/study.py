@@ -42,29 +42,25 @@ def load_results(folder: str | Path) -> list[History]:
 def report(histories: Iterable[History]) -> str:
     """Markdown tables, a row an experiment: its seeds, last-epoch accuracy, and median training times.
 
-    Runs whose name says "-held-out" were tested on held-out training images, and have a table of their own.
-    The second accuracy averages each image's logits with its mirror image's, where that was measured. The
-    second time is peak-normalized, as `History.peak_tflop`.
+    Runs that were evaluated on held-out training images have a table of their own. The second accuracy
+    averages each image's logits with its mirror image's (test-time augmentation), where that was measured.
+    The second time is peak-normalized, as `History.peak_tflop`.
 
     Raises ValueError where runs of one name differ in more than the seed and the machine.
     """
-    histories = list(histories)
-    held_out = ["-held-out" in history.name for history in histories]
-    tables = []
-    for kind, chosen in (("test", False), ("held-out", True)):
-        runs = [run for run, held in zip(histories, held_out, strict=True) if held == chosen]
-        if runs:
-            tables.append(_table(kind, runs))
-    return "\n\n".join(tables)
+    parts: dict[str, list[History]] = {}
+    for history in histories:
+        parts.setdefault(history.evaluated_on, []).append(history)
+    return "\n\n".join(_table(part, parts[part]) for part in sorted(parts))
 
 
-def _table(kind: str, histories: Iterable[History]) -> str:
+def _table(part: str, histories: Iterable[History]) -> str:
     groups: dict[tuple[str, str], list[History]] = {}
     for history in histories:
         groups.setdefault((history.name, history.dataset), []).append(history)
     lines = [
         "| experiment | data | parameters | epochs | seeds "
-        f"| {kind} accuracy, % | with flips, % | time, s | at peak, TFLOP |",
+        f"| {part} accuracy, % | with flips, % | time, s | at peak, TFLOP |",
         "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |",
     ]
     for (name, dataset), runs in groups.items():

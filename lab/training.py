@@ -180,7 +180,8 @@ class History:
     step, `seconds` those of the training steps with their augmentation, evaluations not counted,
     `gflops` the rate of a large matrix product in the run's number format, measured after the epoch.
     `test_accuracy_flips` is that of the last epoch with each image's logits and its mirror image's
-    averaged; None where that was not measured.
+    averaged (test-time augmentation); None where that was not measured. `evaluated_on` is "validation"
+    where the test figures are those of held-out training images.
     """
 
     name: str  # of the experiment; runs that differ in the seed alone share it
@@ -197,6 +198,7 @@ class History:
     seconds: list[float] = field(default_factory=list)
     gflops: list[float] = field(default_factory=list)
     test_accuracy_flips: float | None = None
+    evaluated_on: str = "test"
 
     @property
     def epochs(self) -> int:
@@ -284,6 +286,7 @@ def fit(
         recipe=recipe.to_dict(),
         seed=seed,
         machine=machine(device) | {"dtype": str(dtype).removeprefix("torch.")},
+        evaluated_on=getattr(test_loader, "part", "") or "test",
     )
     if checkpoint is not None and resume and Path(checkpoint).exists():
         history = _resumed(Path(checkpoint), net, optimizer, history)
@@ -374,7 +377,7 @@ def _resumed(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, new: 
         old, modules = History(**state["history"]), state["modules"]
     except Exception as error:  # torch raises whatever the bytes happen to lead to
         raise ValueError(f"{path} is no checkpoint of this program ({error!r}); {advice}") from error
-    for what in ("name", "parameters", "seed", "dataset", "recipe"):
+    for what in ("name", "parameters", "seed", "dataset", "evaluated_on", "recipe"):
         here, there = getattr(new, what), getattr(old, what)
         if json.dumps(here) != json.dumps(there):  # as JSON: a tuple and its list are the same
             raise ValueError(f"checkpoint {path} is of {what} {there!r}, not of {here!r}; {advice}")

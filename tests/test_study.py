@@ -65,10 +65,10 @@ def test_report_shows_the_accuracy_with_flips_where_every_run_measured_it():
 
 
 def test_held_out_runs_have_a_table_of_their_own():
-    held_out = history(0, 0.9, name="a-held-out")
-    test, trials = report([history(0, 0.8), held_out]).split("\n\n")
+    held_out = dataclasses.replace(history(0, 0.9), evaluated_on="validation")
+    test, trials = report([held_out, history(0, 0.8)]).split("\n\n")
     assert "test accuracy" in test
-    assert "held-out accuracy" in trials
+    assert "validation accuracy" in trials
     assert "| 80.00 |" in test.splitlines()[-1]
     assert "| 90.00 |" in trials.splitlines()[-1]
     assert "test" not in report([held_out])
