@@ -7,7 +7,7 @@ Needs torch alone, so the file can be copied beside any notebook and imported th
     print(describe(net))                   # a row per convolution: shapes, receptive field, cost
 
     net = Net.from_pretrained("minute")    # trained, with minute.pt of weights/ beside this file
-    print(net.predict(picture))            # the class of a PIL image, and how sure the network is
+    print(net.predict(image))              # the class of a PIL image, and how sure the network is
 
 The sections, from top to bottom: convolution techniques, normalizations, the block that joins them,
 the network, and its arithmetic (parameters, multiply-accumulates, receptive field).
@@ -19,7 +19,8 @@ import hashlib
 import io
 import os
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -307,26 +308,29 @@ CHANNEL_STEP = 8  # widths are scaled in steps of 8 channels, so that 2, 4 or 8 
 
 # The trained networks: the SHA-256 of each file weights/NAME.pt.
 PRETRAINED: dict[str, str] = {
-    "batch-norm-muon": "a5fb0c078016db5dc4df1e1ed1643a44eefbfce6648fef998c479f91bff6e19a",
-    "layer-norm-adamw-l2": "5513bd82c6e25fba46bf89407a289081cab1f472a82c85b0c3b77b228311632b",
-    "group-norm-sgd-l1": "afaaaf0047dd4cb1e8a15cc4cea04ab9f851c0f7ecd7a865376cad0f95c76f5f",
-    "minute": "5beada668f6b47173a9b7e289e593eae447c8cdff678ed59af56994f8442d7cb",
+    "batch-norm-muon": "495548ad2c2755925168aabeb88cd7d88b005012dd51d3567d75f860aaac6298",
+    "layer-norm-adamw-l2": "ffcce875ce6bbf5932cfcd23df4c2f21a15c8adbef7c836dc52e8fb0c4a705f0",
+    "group-norm-sgd-l1": "fad95f394765c62b227725307d9c1bbbd2aadf4d0968ccf4f034954a1a0190ff",
+    "minute": "baada075247487e7d180dae29c39b3fef6b46ffa2e179cd799841e55af18c7ab",
+    "frontier": "f5ffd45e050a548b8e98389a91d64d1c0d4fcfe054b83fb20aa4aa7eea2cdde5",
 }
 
 
-class Pictures(NamedTuple):
-    """What pictures a trained network takes, and what it calls them."""
+FORMAT = 1  # of the files that Net.save writes
 
-    size: int  # pixels, the side of the square that they are resized to
+
+class Preprocessing(NamedTuple):
+    """What a trained network takes: the size of its images, and the statistics that normalize them."""
+
+    size: int  # pixels, the side of a square
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
     std: tuple[float, ...]
-    classes: tuple[str, ...]
 
 
 class Prediction(NamedTuple):
-    """The likeliest class of a picture, and its softmax, in [0, 1]."""
+    """The likeliest class of an image, and its softmax, in [0, 1]."""
 
-    name: str
+    label: str
     confidence: float
 
 
@@ -346,6 +350,10 @@ class Net(nn.Module):
     groups: for norm="group" alone, the number of groups (8).
     stages: the table, a sequence of stages, each a sequence of `Row` (channels, conv, stride).
     activation: a callable that makes the activation.
+
+    Attributes: `config`, these arguments, as a file holds them; and, None until they are set or loaded,
+    `preprocessing` and `classes` (a name for each output), which `transform` and `predict` go by, and
+    `metadata`, where a trained network comes from.
 
     Raises ValueError for names, numbers or tables it does not know, saying what is allowed.
     """
@@ -390,9 +398,10 @@ class Net(nn.Module):
             self.add_module(f"c{number}", stage)
         self.output = nn.Conv2d(channels, num_classes, 1)
         self._initialize()
-        self.pictures: Pictures | None = None  # what a trained network takes
-        self.about: dict | None = None  # where a trained network comes from
-        self.options = {  # what `save` needs to build it again
+        self.preprocessing: Preprocessing | None = None
+        self.classes: tuple[str, ...] | None = None
+        self.metadata: dict | None = None
+        self.config = {
             "norm": norm,
             "conv": conv,
             "num_classes": num_classes,
@@ -402,7 +411,7 @@ class Net(nn.Module):
             "stages": tuple(tuple(tuple(Row(*row)) for row in rows) for rows in stages),
         }
         if activation is not nn.ReLU:
-            self.options["activation"] = activation
+            self.config["activation"] = activation
 
     @classmethod
     def within(cls, budget: int, *, conv="mixed", norm="batch", **options) -> Net:
@@ -442,8 +451,8 @@ class Net(nn.Module):
         """The trained network `name`, a key of PRETRAINED, in evaluation mode, on the CPU.
 
         Its file NAME.pt is looked for in `folder`; where None, in weights/ beside this file, beside this
-        file, in ./weights/ and in the working directory. How the network is built, what its classes are
-        called and what pictures it takes (`transform`, `predict`) is read from it.
+        file, in ./weights/ and in the working directory. How the network is built, what it takes and what
+        its classes are called (`transform`, `predict`) is read from it.
 
         Raises ValueError for an unknown name and for a file whose SHA-256 is not the one in PRETRAINED,
         FileNotFoundError where there is no file.
@@ -471,7 +480,8 @@ class Net(nn.Module):
     def load(cls, path: str | Path) -> Net:
         """The network that `save` wrote to `path`, in evaluation mode, on the CPU.
 
-        Raises ValueError for a file that `save` did not write. Nothing in the file is executed.
+        Raises ValueError for a file that `save` did not write, and OSError for one that cannot be read.
+        Nothing in the file is executed.
         """
         return cls._loaded(Path(path).read_bytes(), path)
 
@@ -479,73 +489,91 @@ class Net(nn.Module):
     def _loaded(cls, content: bytes, path: str | Path) -> Net:
         try:
             saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            net = cls(**saved["options"])
-            net.load_state_dict(saved["state"])
-            net.pictures = saved["pictures"] and Pictures(**saved["pictures"])
-            net.about = saved["about"]
+            version = saved["format"]
         except Exception as error:  # torch raises whatever the bytes happen to lead to
-            raise ValueError(f"{path} is no file that Net.save wrote ({error!r})") from error
+            raise ValueError(f"{path} is no file that Net.save wrote ({type(error).__name__})") from error
+        if version != FORMAT:
+            raise ValueError(f"{path} is of format {version!r}; this model.py reads format {FORMAT}")
+        try:
+            net = cls(**saved["config"])
+            net.load_state_dict(saved["state"])
+            net.preprocessing = saved["preprocessing"] and Preprocessing(*saved["preprocessing"])
+            net.classes, net.metadata = saved["classes"], saved["metadata"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{path} does not fit this model.py: {error}") from error
         return net.eval()
 
-    def save(self, path: str | Path, about: dict | None = None) -> Path:
-        """Write the network to one file that `load` needs no more than, and return its path.
+    def save(self, path: str | Path, metadata: dict | None = None) -> Path:
+        """Write the network to one file, all that `load` needs, and return its path.
 
-        The file holds how the network is built, its tensors, its `pictures`, and `about`: plain data on
-        where it comes from, an attribute of what is loaded. A file that is there is replaced whole or
-        not at all.
+        The file holds how the network is built, its tensors, `preprocessing`, `classes` and `metadata`,
+        plain data on where it comes from (None keeps the network's own). A file that is there is replaced
+        whole or not at all.
 
-        Raises ValueError where the network was built with a callable, which a file cannot hold.
+        Raises ValueError, and writes nothing, where `load` could not read it: where the network was built
+        with a callable or changed after it was built, or the metadata is no plain data.
         """
-        techniques = [("conv", row[1]) for rows in self.options["stages"] for row in rows]
-        for option, value in [*self.options.items(), *techniques]:
+        techniques = [("conv", row[1]) for rows in self.config["stages"] for row in rows]
+        for option, value in [*self.config.items(), *techniques]:
             if callable(value):
                 raise ValueError(f"{option}={value!r} is a callable, which a file cannot hold")
         saved = {
-            "options": self.options,
+            "format": FORMAT,
+            "config": self.config,
             "state": {name: value.detach().cpu().clone() for name, value in self.state_dict().items()},
-            "pictures": self.pictures and self.pictures._asdict(),
-            "about": about,
+            "preprocessing": self.preprocessing and tuple(self.preprocessing),
+            "classes": self.classes,
+            "metadata": self.metadata if metadata is None else metadata,
         }
+        content = io.BytesIO()
+        torch.save(saved, content)
         path = Path(path)
+        try:
+            type(self)._loaded(content.getvalue(), path)
+        except ValueError as error:
+            raise ValueError(f"not written, for it could not be loaded again: {error}") from error
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        torch.save(saved, part)
+        part.write_bytes(content.getvalue())
         os.replace(part, path)
         return path
 
-    def transform(self, pictures) -> Tensor:
-        """What a trained network takes, (N, 3, size, size), normalized, on its device, from pictures.
+    def transform(self, images) -> Tensor:
+        """What a trained network takes, (N, 3, size, size), normalized, of its dtype and on its device.
 
-        pictures: a PIL image, a list of them, or uint8 (3, H, W) or (N, 3, H, W), of any size; what is
-        not of the network's size is resized to it, bilinear with antialiasing, and not cropped.
+        images: a PIL image, a list of them, or uint8 (3, H, W) or (N, 3, H, W), of any size. What is not
+        of the network's size is resized to it, bilinear with antialiasing, and not cropped, so that a long
+        image is squeezed. A PIL image is turned as its EXIF orientation says; transparency is dropped.
 
-        Raises ValueError for anything else, and where the network has no `pictures` to say what it takes.
+        Raises ValueError for anything else, and where the network has no `preprocessing`.
         """
-        if self.pictures is None:
+        if self.preprocessing is None:
             raise ValueError(
-                "this network was not told what pictures it takes: set net.pictures=Pictures(...)"
+                "this network does not say what it takes: set its preprocessing, a Preprocessing"
             )
-        size, mean, std, _ = self.pictures
-        device = self.output.weight.device
-        mean, std = (torch.tensor(value, device=device).view(-1, 1, 1) for value in (mean, std))
-        pixels = torch.cat([_resized(batch.to(device).float(), size) for batch in _batches(pictures)])
-        return torch.addcmul(-mean / std, pixels, 1 / (255 * std))
+        size, mean, std = self.preprocessing
+        like = self.output.weight
+        mean, std = (torch.tensor(value, device=like.device).view(-1, 1, 1) for value in (mean, std))
+        pixels = torch.cat([_resized(batch.to(like.device), size) for batch in _batches(images)])
+        return torch.addcmul(-mean / std, pixels, 1 / (255 * std)).to(like.dtype)
 
-    def predict(self, pictures) -> list[Prediction]:
-        """The likeliest class of each picture, with its confidence; pictures: as for `transform`.
+    def predict(self, images) -> list[Prediction]:
+        """The likeliest class of each image, with its confidence; images: as for `transform`.
 
         The network computes in evaluation mode, and its mode is put back.
+
+        Raises ValueError as `transform` does, and where `classes` does not name every output.
         """
-        images, modes = self.transform(pictures), {module: module.training for module in self.modules()}
-        try:
-            with torch.no_grad():
-                logits = torch.cat([self.eval()(part) for part in images.split(256)])
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-        confidences, classes = logits.softmax(1).max(1)
-        pairs = zip(classes.tolist(), confidences.tolist(), strict=True)
-        return [Prediction(self.pictures.classes[number], confidence) for number, confidence in pairs]
+        if self.classes is None or len(self.classes) != self.output.out_channels:
+            raise ValueError(
+                f"classes={self.classes!r} must name the {self.output.out_channels} outputs of the network"
+            )
+        inputs = self.transform(images)
+        with _evaluating(self), torch.no_grad():
+            logits = torch.cat([self(part) for part in inputs.split(256)])
+        confidences, numbers = logits.float().softmax(1).max(1)
+        pairs = zip(numbers.tolist(), confidences.tolist(), strict=True)
+        return [Prediction(self.classes[number], confidence) for number, confidence in pairs]
 
     def features(self, images: Tensor) -> Tensor:
         """The last map before the global average: (N, C, H, W) -> (N, num_classes, H', W')."""
@@ -582,33 +610,48 @@ class Net(nn.Module):
         nn.init.normal_(self.output.weight, std=0.01)
 
 
-def _batches(pictures) -> list[Tensor]:  # of uint8 (N, 3, H, W)
-    if isinstance(pictures, Tensor):
-        batch = pictures.unsqueeze(0) if pictures.ndim == 3 else pictures
+@contextmanager
+def _evaluating(net: nn.Module) -> Iterator[None]:
+    """In evaluation mode, after which the mode of every part is put back."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _batches(images) -> Iterable[Tensor]:  # of uint8 (N, 3, H, W)
+    if isinstance(images, Tensor):
+        batch = images.unsqueeze(0) if images.ndim == 3 else images
         if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[1] != 3 or not batch.numel():
             raise ValueError(
-                f"pictures of {pictures.dtype} {tuple(pictures.shape)}: "
-                "expected uint8 (3, H, W) or (N, 3, H, W)"
+                f"images of {images.dtype} {tuple(images.shape)}: expected uint8 (3, H, W) or (N, 3, H, W)"
             )
-        return [batch]
-    images = list(pictures) if isinstance(pictures, (list, tuple)) else [pictures]
-    if not images or not all(hasattr(image, "convert") and hasattr(image, "tobytes") for image in images):
-        raise ValueError(
-            f"pictures of {type(pictures).__name__}: expected a PIL image, a list of them, or a uint8 tensor"
-        )
-    return [_pixels(image) for image in images]
+        return batch.split(32)  # large images take four times their memory while they are resized
+    several = list(images) if isinstance(images, (list, tuple)) else [images]
+    if not several or not all(hasattr(image, "getexif") for image in several):
+        kind = type(images).__name__
+        raise ValueError(f"images of {kind}: expected a PIL image, a list of them, or a uint8 tensor")
+    return map(_pixels, several)
 
 
 def _pixels(image) -> Tensor:  # a PIL image to uint8 (1, 3, H, W)
-    rgb = image.convert("RGB")
+    from PIL import ImageOps  # where an image is one of its, Pillow is there
+
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        raise ValueError(f"images of mode {image.mode!r}: expected 8 bits a channel, as of mode 'RGB'")
+    rgb = ImageOps.exif_transpose(image).convert("RGB")
     pixels = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
     return pixels.view(1, rgb.height, rgb.width, 3).permute(0, 3, 1, 2)
 
 
-def _resized(batch: Tensor, size: int) -> Tensor:  # uint8 (N, 3, H, W) -> (N, 3, size, size)
-    if batch.shape[2:] == (size, size):
-        return batch
-    return F.interpolate(batch, size=(size, size), mode="bilinear", antialias=True)
+def _resized(batch: Tensor, size: int) -> Tensor:  # uint8 (N, 3, H, W) -> float (N, 3, size, size), to 255
+    pixels = batch.float()
+    if pixels.shape[2:] == (size, size):
+        return pixels
+    return F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
 
 
 def scaled(channels: int, width: float) -> int:
@@ -722,17 +765,13 @@ def describe(net: nn.Module, image_size: int = 32) -> Description:
 
     first = next(iter(convs))
     image = torch.zeros(1, first.in_channels, image_size, image_size).to(first.weight)
-    training = {module: module.training for module in net.modules()}
     handles = [module.register_forward_hook(record) for module in convs]
     try:
-        net.eval()
-        with torch.no_grad():
+        with _evaluating(net), torch.no_grad():
             net(image)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in training.items():
-            module.training = mode
     return Description(rows, count_parameters(net))
 
 

@@ -15,7 +15,7 @@ from lab.machine import pick_device
 from lab.recipes import ABLATIONS, RECIPES, Recipe
 from lab.study import load_results, report
 from lab.training import History, fit
-from lab.weights import card, evaluated, pictures
+from lab.weights import PREPROCESSING, assess, card, files
 from model import CONVS, NORMS, PRETRAINED, Net, count_parameters
 
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -57,7 +57,8 @@ def _add_run(parser: argparse.ArgumentParser, validation: int = 0) -> None:
     parser.add_argument("--conv", choices=CONVS, default="mixed", help="convolution technique")
     parser.add_argument("--seed", type=int, default=0, help="of weights, data order and augmentation")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the results")
-    _add_data_and_device(parser)
+    _add_data(parser)
+    _add_device(parser)
     parser.add_argument(
         "--validation",
         type=int,
@@ -71,9 +72,14 @@ def _add_run(parser: argparse.ArgumentParser, validation: int = 0) -> None:
     parser.add_argument("--fresh", action="store_true", help="start anew where a checkpoint is there")
 
 
-def _add_data_and_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", choices=DATASETS, default="auto")
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dataset", choices=DATASETS, default="auto", help="auto: the stand-in as a last resort"
+    )
     parser.add_argument("--root", type=Path, help="the folder that holds cifar-10-batches-py")
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cuda, mps or cpu; the first that there is by default")
 
 
@@ -82,7 +88,8 @@ def _train(options: argparse.Namespace) -> int:
     if options.epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=options.epochs)
     name = options.name or f"{options.recipe}-{options.norm}-{options.conv}"
-    history = _run(recipe, _name(name, options), options)
+    history, checkpoint = _run(recipe, _name(name, options), options)
+    checkpoint.unlink()
     summary = {"recipe": options.recipe, "norm": options.norm, "conv": options.conv} | history.summary()
     if options.validation:
         summary["validation_accuracy"] = summary.pop("test_accuracy")
@@ -96,7 +103,8 @@ def _name(experiment: str, options: argparse.Namespace) -> str:
     return experiment if options.limit is None else f"{experiment}-limit-{options.limit}"
 
 
-def _run(recipe: Recipe, name: str, options: argparse.Namespace) -> History:
+def _run(recipe: Recipe, name: str, options: argparse.Namespace) -> tuple[History, Path]:
+    """Train, or go on from the checkpoint, and save; returns the History and where the checkpoint is."""
     device = pick_device(options.device)
     train_loader, *held_out, test_loader = loaders_from(
         load_dataset(options.dataset, options.root),
@@ -124,10 +132,9 @@ def _run(recipe: Recipe, name: str, options: argparse.Namespace) -> History:
         name=name,
     )
     history.save(options.out / f"{run}.json")
-    net.pictures = pictures(train_loader.classes)
+    net.preprocessing, net.classes = PREPROCESSING, train_loader.classes
     net.save(options.out / f"{run}.pt", dataclasses.asdict(history))
-    checkpoint.unlink()
-    return history
+    return history, checkpoint
 
 
 def _add_ablate(commands) -> None:
@@ -136,7 +143,7 @@ def _add_ablate(commands) -> None:
         help="train the recipe frontier with one thing changed, and each thing in turn",
         description="Train by the recipe frontier, shortened, as it is and with one thing changed at a time, "
         "on what is left of the training images when some are held out, and test on those. A run whose "
-        "result is in the folder is not made again. The last line printed is a JSON object.",
+        "checkpoint is in the folder goes on from there. The last line printed is a JSON object.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--epochs", type=int, default=8, help="of each run")
@@ -146,15 +153,24 @@ def _add_ablate(commands) -> None:
 
 
 def _ablate(options: argparse.Namespace) -> int:
+    if options.validation < 1:
+        raise ValueError(f"validation={options.validation}: choices are made on held-out images, at least 1")
     accuracies = {}
     for change in options.only:
         recipe = dataclasses.replace(RECIPES["frontier"], epochs=options.epochs, **ABLATIONS[change])
-        name = _name(f"frontier-{options.epochs}-epochs-{change}", options)
-        record = options.out / f"{name}-seed{options.seed}.json"
-        done = record.exists() and not options.fresh
-        history = History.load(record) if done else _run(recipe, name, options)
+        name = f"frontier-{options.epochs}-epochs-{change}-{options.norm}-{options.conv}"
+        history, _ = _run(recipe, _name(name, options), options)
         accuracies[change] = history.test_accuracy[-1]
-    print(json.dumps({"seed": options.seed, "epochs": options.epochs, "held_out_accuracy": accuracies}))
+    print(
+        json.dumps(
+            {
+                "dataset": history.dataset,
+                "seed": options.seed,
+                "epochs": options.epochs,
+                "validation_accuracy": accuracies,
+            }
+        )
+    )
     return 0
 
 
@@ -164,30 +180,38 @@ def _add_evaluate(commands) -> None:
         help="run a trained network on the test images",
         description="Run a trained network on the test images, in float32, one view of each. Prints its "
         "accuracy in each class and in all, and as the last line a JSON object.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("name", help=f"one of {', '.join(PRETRAINED)}; or a file (.pt) that train left")
-    _add_data_and_device(parser)
+    _add_data(parser)
+    _add_device(parser)
     parser.set_defaults(run=_evaluate)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    named = options.name in PRETRAINED or not options.name.endswith(".pt")
-    net = Net.from_pretrained(options.name) if named else Net.load(options.name)
-    device = pick_device(options.device)
-    _, loader = loaders_from(load_dataset(options.dataset, options.root), device=device)
-    found = evaluated(net.to(device), loader)
-    for name, accuracy in found.class_accuracies.items():
-        print(f"{name:<16} {accuracy:8.2%}")
-    print(f"{'all':<16} {found.test_accuracy:8.2%}")
-    print(f"{'all, with flips':<16} {found.test_accuracy_flips:8.2%}  (averaged with the mirror image)")
-    for true, taken, images in found.confusions[:5]:
-        print(f"{true} taken for {taken}: {images} images")
+    file = options.name.endswith(".pt")
+    net = Net.load(options.name) if file else Net.from_pretrained(options.name)
+    data = load_dataset(options.dataset, options.root)
+    if data.classes != net.classes:
+        print(
+            f"warning: the classes of {data.name} are not those that {options.name} was trained on; "
+            "what follows says nothing about it",
+            file=sys.stderr,
+        )
+    net.to(pick_device(options.device))
+    found = assess(net, data.test_images, data.test_labels, data.classes)
+    for label, accuracy in found.class_accuracies.items():
+        print(f"{label:<16} {accuracy:8.2%}")
+    print(f"{'all':<16} {found.accuracy:8.2%}")
+    print(f"{'all, with flips':<16} {found.accuracy_flips:8.2%}  (averaged with the mirror image)")
+    for true, predicted, count in found.confusions[:5]:
+        print(f"{true} predicted as {predicted}: {count} images")
     summary = {
         "name": options.name,
-        "test_accuracy": found.test_accuracy,
-        "test_accuracy_flips": found.test_accuracy_flips,
+        "test_accuracy": found.accuracy,
+        "test_accuracy_flips": found.accuracy_flips,
         "parameters": count_parameters(net),
-        "dataset": found.dataset,
+        "dataset": data.name,
     }
     print(json.dumps(summary))
     return 0
@@ -196,16 +220,17 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _add_card(commands) -> None:
     parser = commands.add_parser(
         "card",
-        help="the table of weights/README.md, computed from the files",
-        description="Print the tables of weights/README.md, computed from the files and the test images.",
+        help="the tables of weights/README.md, computed from the files",
+        description="Print the tables of weights/README.md, computed from its files and the test images.",
     )
-    _add_data_and_device(parser)
-    parser.set_defaults(run=_card, dataset="cifar10")
+    parser.add_argument("--root", type=Path, help="the folder that holds cifar-10-batches-py")
+    parser.set_defaults(run=_card)
 
 
 def _card(options: argparse.Namespace) -> int:
-    data = load_dataset(options.dataset, options.root)
-    print(card(loaders_from(data, device=pick_device(options.device))[1]))
+    data = load_dataset("cifar10", options.root)
+    print(card(data.test_images, data.test_labels, data.classes))
+    print("\n" + files())
     return 0
 
 
@@ -240,7 +265,8 @@ def _add_bench(commands) -> None:
         "object; every time goes to a JSON file, and a picture is drawn. Takes three to seven minutes.",
     )
     parser.add_argument("--quick", action="store_true", help="in seconds: shows that it works, no more")
-    _add_data_and_device(parser)
+    _add_data(parser)
+    _add_device(parser)
     parser.add_argument("--out", type=Path, help="folder for the JSON file: results/bench, runs where quick")
     parser.add_argument("--images", type=Path, help="folder for the picture: images, runs where quick")
     parser.set_defaults(run=_bench)

@@ -3,73 +3,94 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from lab.data import MEAN, STD, Loader
+from lab.data import MEAN, STD
 from lab.training import accuracy_of, evaluate
-from model import PRETRAINED, Net, Pictures, count_parameters
+from model import PRETRAINED, Net, Preprocessing, count_parameters
 
 FOLDER = Path(__file__).resolve().parent.parent / "weights"
-
-
-def pictures(classes: Sequence[str]) -> Pictures:
-    """What networks trained here take: CIFAR-10's size and normalization."""
-    return Pictures(32, MEAN, STD, tuple(classes))
+PREPROCESSING = Preprocessing(32, MEAN, STD)  # of the networks that are trained here
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network did on a test set; accuracies in [0, 1]."""
+    """What a network did on images with labels; accuracies in [0, 1]."""
 
-    dataset: str
-    test_accuracy: float
-    test_accuracy_flips: float  # each image's logits and its mirror image's averaged
+    accuracy: float
+    accuracy_flips: float  # each image's logits and its mirror image's averaged
     class_accuracies: dict[str, float]
-    confusions: tuple[tuple[str, str, int], ...]  # true class, predicted class, images; most first
+    confusions: tuple[tuple[str, str, int], ...]  # true class, predicted class, images; most first, none of 0
 
 
-def evaluated(net: Net, loader: Loader) -> Evaluation:
-    """`net` on the images of `loader`, in float32, so that a figure does not depend on the processor."""
-    logits, labels = evaluate(net, loader, dtype=torch.float32)
-    flipped, _ = evaluate(net, loader, flips=True, dtype=torch.float32)
-    count = len(loader.classes)
-    pairs = torch.bincount(labels * count + logits.argmax(1), minlength=count**2).view(count, count)
-    right = pairs.diagonal()
-    wrong = pairs - right.diag()
-    order = wrong.flatten().argsort(descending=True, stable=True).tolist()
+def assess(net: Net, images: Tensor, labels: Tensor, classes: Sequence[str]) -> Evaluation:
+    """What `net` does on uint8 `images` (N, 3, H, W) of the classes `labels` (N,), through `net.transform`.
+
+    In float32, so that the figures are the same on any machine, but for ties within rounding.
+
+    Raises ValueError where the network has another number of outputs than there are classes.
+    """
+    from lab.figures import confusion_matrix  # here alone, for it imports Matplotlib
+
+    if net.output.out_channels != len(classes):
+        raise ValueError(
+            f"the network has {net.output.out_channels} outputs, the data {len(classes)} classes"
+        )
+
+    def batches(images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for part, part_labels in zip(images.split(250), labels.split(250), strict=True):
+            yield net.transform(part), part_labels
+
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        logits, _ = evaluate(net, batches(images), dtype=torch.float32)
+        mirrored, _ = evaluate(net, batches(images.flip(3)), dtype=torch.float32)
+    counts = torch.from_numpy(confusion_matrix(labels, logits.argmax(1), len(classes)))
+    right = counts.diagonal()
+    wrong = counts - right.diag()
+    true, predicted = wrong.nonzero(as_tuple=True)
+    order = wrong[true, predicted].argsort(descending=True, stable=True)
+    pairs = zip(true[order].tolist(), predicted[order].tolist(), strict=True)
     return Evaluation(
-        dataset=loader.name,
-        test_accuracy=accuracy_of(logits, labels),
-        test_accuracy_flips=accuracy_of(flipped, labels),
-        class_accuracies=dict(zip(loader.classes, (right / pairs.sum(1)).tolist(), strict=True)),
-        confusions=tuple(
-            (loader.classes[place // count], loader.classes[place % count], int(wrong.flatten()[place]))
-            for place in order
-        ),
+        accuracy=accuracy_of(logits, labels),
+        accuracy_flips=accuracy_of(logits + mirrored, labels),
+        class_accuracies=dict(zip(classes, (right / counts.sum(1)).tolist(), strict=True)),
+        confusions=tuple((classes[row], classes[column], int(wrong[row, column])) for row, column in pairs),
     )
 
 
-def card(loader: Loader) -> str:
-    """Markdown tables of every network in PRETRAINED: what it is, what it does on `loader`, its file."""
+def card(images: Tensor, labels: Tensor, classes: Sequence[str]) -> str:
+    """Markdown: of every network in PRETRAINED how it was trained, and what it does on the images given.
+
+    images: uint8 (N, 3, H, W); labels: (N,).
+    """
     lines = [
-        "| name | network | parameters | run, seed "
+        "| name | norm, conv | parameters | trained as | epochs | seed | data "
         "| test accuracy, % | with flips, % | most frequent confusions |",
-        "| --- | --- | ---: | --- | ---: | ---: | --- |",
+        "| --- | --- | ---: | --- | ---: | ---: | --- | ---: | ---: | --- |",
     ]
-    files = ["| file | bytes | SHA-256 |", "| --- | ---: | --- |"]
     for name in PRETRAINED:
         net = Net.from_pretrained(name, FOLDER)
-        found = evaluated(net, loader)
-        confusions = ", ".join(f"{true} as {taken} {n}" for true, taken, n in found.confusions[:3])
-        lines.append(
-            f"| `{name}` | {net.options['norm']}, {net.options['conv']} | {count_parameters(net):,} "
-            f"| {net.about['name']}, {net.about['seed']} | {100 * found.test_accuracy:.2f} "
-            f"| {100 * found.test_accuracy_flips:.2f} | {confusions} |"
+        found, made = assess(net, images, labels, classes), net.metadata
+        confusions = "; ".join(
+            f"{true} as {predicted} {count}" for true, predicted, count in found.confusions[:3]
         )
+        lines.append(
+            f"| `{name}` | {net.config['norm']}, {net.config['conv']} | {count_parameters(net):,} "
+            f"| {made['name']} | {made['recipe']['epochs']} | {made['seed']} | {made['dataset']} "
+            f"| {100 * found.accuracy:.2f} | {100 * found.accuracy_flips:.2f} | {confusions} |"
+        )
+    return "\n".join(lines)
+
+
+def files() -> str:
+    """Markdown: the files of weights/, their sizes and their SHA-256."""
+    lines = ["| file | bytes | SHA-256 |", "| --- | ---: | --- |"]
+    for name in PRETRAINED:
         content = (FOLDER / f"{name}.pt").read_bytes()
-        files.append(f"| `{name}.pt` | {len(content):,} | `{hashlib.sha256(content).hexdigest()}` |")
-    return "\n".join([*lines, "", *files])
+        lines.append(f"| `{name}.pt` | {len(content):,} | `{hashlib.sha256(content).hexdigest()}` |")
+    return "\n".join(lines)

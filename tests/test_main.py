@@ -10,7 +10,7 @@ from lab.__main__ import main
 from lab.data import STAND_IN_CLASSES, load_dataset, loaders_from, stand_in
 from lab.recipes import ABLATIONS, RECIPES
 from lab.training import History
-from lab.weights import evaluated
+from lab.weights import assess
 from model import Net
 
 
@@ -86,26 +86,43 @@ def test_unknown_names_list_the_choices(capsys, tmp_path):
     assert "instance" in capsys.readouterr().err
 
 
-def test_ablate_changes_one_thing_at_a_time_on_held_out_images_and_runs_nothing_twice(
-    capsys, tmp_path, monkeypatch
-):
-    monkeypatch.setitem(RECIPES, "frontier", RECIPES["default"])
+def ablate(capsys, out, *more: object) -> tuple[int, str, str]:
     arguments = ("ablate", "--dataset", "stand-in", "--limit", 300, "--validation", 100, "--epochs", 1)
-    arguments += ("--out", tmp_path, "--only", "as-it-is", "sgd")
-    status, out, _ = run(capsys, *arguments)
+    return run(capsys, *arguments, "--out", out, "--only", "as-it-is", "sgd", *more)
+
+
+def test_ablate_changes_one_thing_at_a_time_on_held_out_images(capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(RECIPES, "frontier", RECIPES["default"])
+    status, out, _ = ablate(capsys, tmp_path)
     assert status == 0
-    found = json.loads(out.splitlines()[-1])["held_out_accuracy"]
-    runs = {path.stem: History.load(path) for path in tmp_path.glob("*.json")}
-    assert {*runs} == {
-        f"frontier-1-epochs-{change}-held-out-limit-300-seed0" for change in ("as-it-is", "sgd")
-    }
+    found = json.loads(out.splitlines()[-1])["validation_accuracy"]
+    assert [*found] == ["as-it-is", "sgd"]
     for change, accuracy in found.items():
-        history = runs[f"frontier-1-epochs-{change}-held-out-limit-300-seed0"]
+        run_name = f"frontier-1-epochs-{change}-batch-mixed-held-out-limit-300"
+        history = History.load(tmp_path / f"{run_name}-seed0.json")
         expected = dataclasses.replace(RECIPES["default"], epochs=1, **ABLATIONS[change])
         assert history.recipe == expected.to_dict()
         assert history.test_accuracy == [accuracy]
-    monkeypatch.setattr("lab.__main__.fit", None)
-    assert run(capsys, *arguments)[1].splitlines()[-1] == out.splitlines()[-1]
+        assert history.evaluated_on == "validation"
+
+
+def test_ablate_trains_nothing_twice_and_takes_no_other_run_for_its_own(capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(RECIPES, "frontier", RECIPES["default"])
+    _, out, _ = ablate(capsys, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("lab.training.train", None)
+        assert ablate(capsys, tmp_path)[1].splitlines()[-1] == out.splitlines()[-1]
+    monkeypatch.setitem(RECIPES, "frontier", dataclasses.replace(RECIPES["default"], lr=0.01))
+    status, _, err = ablate(capsys, tmp_path)
+    assert status == 2
+    assert "recipe" in err
+
+
+def test_ablate_does_not_choose_on_test_images(capsys, tmp_path):
+    status, _, err = ablate(capsys, tmp_path, "--validation", 0)
+    assert status == 2
+    assert "validation=0" in err
+    assert not list(tmp_path.iterdir())
 
 
 def test_evaluate_prints_every_class_and_ends_with_a_json_line(capsys, tmp_path):
@@ -128,11 +145,18 @@ def test_what_train_left_does_on_its_test_images_what_its_record_says(capsys, tm
     net = Net.load(next(tmp_path.glob("*.pt")))
     (history,) = [History.load(path) for path in tmp_path.glob("*.json")]
     _, loader = loaders_from(load_dataset("stand-in"), limit=300, device="cpu")
-    found = evaluated(net, loader)
-    assert (found.test_accuracy, found.test_accuracy_flips) == pytest.approx(
+    found = assess(net, loader.images, loader.labels, loader.classes)
+    assert (found.accuracy, found.accuracy_flips) == pytest.approx(
         (history.test_accuracy[-1], history.test_accuracy_flips), abs=0.004
     )
-    assert net.about == dataclasses.asdict(history)
+    assert net.metadata == dataclasses.asdict(history)
+
+
+def test_evaluate_of_another_data_set_than_that_of_the_training_warns(capsys):
+    status, out, err = run(capsys, "evaluate", "minute", "--dataset", "stand-in")
+    assert status == 0
+    assert "STAND-IN" in json.loads(out.splitlines()[-1])["dataset"]
+    assert "says nothing" in err
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,18 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
 from lab import bench
+from lab.recipes import RECIPES
 from lab.study import load_results, report
+from model import Net
 
 HERE = Path(__file__).resolve().parent.parent
 README = (HERE / "README.md").read_text()
@@ -32,8 +38,26 @@ def test_links_and_pictures_are_there():
         assert (HERE / target).exists(), target
 
 
-def test_the_example_runs_where_model_py_is_alone(tmp_path):
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    (tmp_path / "model.py").write_text((HERE / "model.py").read_text())
-    example += "\nassert logits.shape == (8, 7)\n"
-    subprocess.run([sys.executable, "-c", example], cwd=tmp_path, check=True, capture_output=True)
+def test_the_examples_run_where_model_py_and_the_file_are_alone(tmp_path):
+    new, trained = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    shutil.copy(HERE / "model.py", tmp_path)
+    shutil.copy(HERE / "weights" / "minute.pt", tmp_path)
+    for example, shape in ((new, (8, 7)), (trained, (2, 10))):
+        example += f"\nassert logits.shape == {shape}\n"
+        subprocess.run([sys.executable, "-c", example], cwd=tmp_path, check=True, capture_output=True)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the exporter, about itself
+@pytest.mark.parametrize("recipe", ["minute", "frontier"])
+def test_the_line_of_onnx_gives_what_torch_gives(recipe, tmp_path, monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    (line,) = re.findall(r"^torch\.onnx\.export.*$", README, re.MULTILINE)
+    torch.manual_seed(0)
+    net = Net(**RECIPES[recipe].net).eval()
+    monkeypatch.chdir(tmp_path)
+    exec(line, {"torch": torch, "net": net})
+    session = onnxruntime.InferenceSession("net.onnx")
+    for images in (torch.randn(1, 3, 32, 32), torch.randn(5, 3, 32, 32)):
+        (logits,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), net(images).detach(), rtol=1e-4, atol=1e-5)

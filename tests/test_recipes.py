@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lab.data import Augment
-from lab.recipes import OPTIMIZERS, RECIPES, SCHEDULES, Muon, Recipe, is_weight, orthogonalized
+from lab.recipes import ABLATIONS, OPTIMIZERS, RECIPES, SCHEDULES, Muon, Recipe, is_weight, orthogonalized
 from model import Net, describe
 
 
@@ -380,3 +380,22 @@ def test_the_network_of_every_named_recipe_keeps_the_usual_rules(name):
     kinds = [row.kind for row in rows]
     assert any(kind.startswith("dilated") for kind in kinds)
     assert any(kind.endswith("depthwise") for kind in kinds)
+
+
+@pytest.mark.parametrize("name", ["default", "frontier-small"])
+def test_the_small_networks_keep_the_strict_rules(name):
+    rows = describe(Net(**RECIPES[name].net))
+    assert rows.total_parameters < 100_000
+    assert rows[-1].receptive_field > 52
+    kinds = [row.kind for row in rows]
+    assert any(kind.startswith("dilated") for kind in kinds)
+    assert len([kind for kind in kinds if kind.endswith("depthwise")]) >= 2
+
+
+@pytest.mark.parametrize("change", ABLATIONS)
+def test_an_ablation_changes_one_thing_of_the_recipe(change):
+    recipe = dataclasses.replace(RECIPES["frontier"], **ABLATIONS[change])
+    differ = {key for key, value in recipe.to_dict().items() if value != RECIPES["frontier"].to_dict()[key]}
+    assert differ == {*ABLATIONS[change]}
+    # Another optimizer has a learning rate and a momentum of its own.
+    assert len(differ - {"lr", "momentum", "weight_decay"}) == (change != "as-it-is")
