@@ -313,6 +313,7 @@ PRETRAINED: dict[str, str] = {
     "group-norm-sgd-l1": "fad95f394765c62b227725307d9c1bbbd2aadf4d0968ccf4f034954a1a0190ff",
     "minute": "baada075247487e7d180dae29c39b3fef6b46ffa2e179cd799841e55af18c7ab",
     "frontier": "f5ffd45e050a548b8e98389a91d64d1c0d4fcfe054b83fb20aa4aa7eea2cdde5",
+    "frontier-small": "f7f28a55699b10a5e981ddc2faa8b32a407b7cc54ec013943029ee58d971e079",
 }
 
 

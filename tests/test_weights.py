@@ -356,7 +356,7 @@ def test_an_evaluation_needs_as_many_classes_as_outputs(small):
 
 
 def test_the_published_networks_are_these():
-    assert {"minute", "frontier"} <= {*PRETRAINED}
+    assert {"minute", "frontier", "frontier-small"} <= {*PRETRAINED}
     assert len([name for name in PRETRAINED if "norm" in name]) == 3
     assert {f"{name}.pt" for name in PRETRAINED} == {path.name for path in (HERE / "weights").glob("*.pt")}
 
