@@ -10,7 +10,8 @@ Needs torch alone, so the file can be copied beside any notebook and imported th
     print(net.predict(image))              # the class of a PIL image, and how sure the network is
 
 The sections, from top to bottom: convolution techniques, normalizations, the block that joins them,
-the network, and its arithmetic (parameters, multiply-accumulates, receptive field).
+the network, images for a trained one, and its arithmetic (parameters, multiply-accumulates, receptive
+field).
 """
 
 from __future__ import annotations
@@ -315,8 +316,6 @@ PRETRAINED: dict[str, str] = {
     "frontier": "f5ffd45e050a548b8e98389a91d64d1c0d4fcfe054b83fb20aa4aa7eea2cdde5",
     "frontier-small": "f7f28a55699b10a5e981ddc2faa8b32a407b7cc54ec013943029ee58d971e079",
 }
-
-
 FORMAT = 1  # of the files that Net.save writes
 
 
@@ -611,6 +610,14 @@ class Net(nn.Module):
         nn.init.normal_(self.output.weight, std=0.01)
 
 
+def scaled(channels: int, width: float) -> int:
+    """`channels * width` rounded down to a multiple of CHANNEL_STEP, and at least that."""
+    return max(CHANNEL_STEP, int(channels * width + 1e-9) // CHANNEL_STEP * CHANNEL_STEP)
+
+
+# ---- Images for a trained network ------------------------------------------------------------------
+
+
 @contextmanager
 def _evaluating(net: nn.Module) -> Iterator[None]:
     """In evaluation mode, after which the mode of every part is put back."""
@@ -653,11 +660,6 @@ def _resized(batch: Tensor, size: int) -> Tensor:  # uint8 (N, 3, H, W) -> float
     if pixels.shape[2:] == (size, size):
         return pixels
     return F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
-
-
-def scaled(channels: int, width: float) -> int:
-    """`channels * width` rounded down to a multiple of CHANNEL_STEP, and at least that."""
-    return max(CHANNEL_STEP, int(channels * width + 1e-9) // CHANNEL_STEP * CHANNEL_STEP)
 
 
 # ---- Arithmetic ------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -37,19 +38,28 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
-def _add_train(commands) -> None:
+def _command(commands, name: str, run: Callable, *, help: str, description: str) -> argparse.ArgumentParser:
+    """A command's parser, which shows the defaults; `run` maps the parsed options to the exit status."""
     parser = commands.add_parser(
+        name, help=help, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_train(commands) -> None:
+    parser = _command(
+        commands,
         "train",
+        _train,
         help="train a network by a named recipe",
         description="Train a network by a named recipe. The last line printed is a JSON object; the folder "
         "gets the history, the weights and, while it runs, a checkpoint from which the same command goes on.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--recipe", choices=RECIPES, default="default")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--name", help="of the experiment; made of recipe, norm and conv by default")
     _add_run(parser)
-    parser.set_defaults(run=_train)
 
 
 def _add_run(parser: argparse.ArgumentParser, validation: int = 0) -> None:
@@ -57,8 +67,7 @@ def _add_run(parser: argparse.ArgumentParser, validation: int = 0) -> None:
     parser.add_argument("--conv", choices=CONVS, default="mixed", help="convolution technique")
     parser.add_argument("--seed", type=int, default=0, help="of weights, data order and augmentation")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the results")
-    _add_data(parser)
-    _add_device(parser)
+    _add_data_and_device(parser)
     parser.add_argument(
         "--validation",
         type=int,
@@ -72,14 +81,11 @@ def _add_run(parser: argparse.ArgumentParser, validation: int = 0) -> None:
     parser.add_argument("--fresh", action="store_true", help="start anew where a checkpoint is there")
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
+def _add_data_and_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset", choices=DATASETS, default="auto", help="auto: the stand-in as a last resort"
     )
     parser.add_argument("--root", type=Path, help="the folder that holds cifar-10-batches-py")
-
-
-def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cuda, mps or cpu; the first that there is by default")
 
 
@@ -138,18 +144,18 @@ def _run(recipe: Recipe, name: str, options: argparse.Namespace) -> tuple[Histor
 
 
 def _add_ablate(commands) -> None:
-    parser = commands.add_parser(
+    parser = _command(
+        commands,
         "ablate",
+        _ablate,
         help="train the recipe frontier with one thing changed, and each thing in turn",
         description="Train by the recipe frontier, shortened, as it is and with one thing changed at a time, "
         "on what is left of the training images when some are held out, and test on those. A run whose "
         "checkpoint is in the folder goes on from there. The last line printed is a JSON object.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--epochs", type=int, default=8, help="of each run")
     parser.add_argument("--only", nargs="+", choices=ABLATIONS, default=list(ABLATIONS), help="these alone")
     _add_run(parser, validation=5_000)
-    parser.set_defaults(run=_ablate)
 
 
 def _ablate(options: argparse.Namespace) -> int:
@@ -161,31 +167,22 @@ def _ablate(options: argparse.Namespace) -> int:
         name = f"frontier-{options.epochs}-epochs-{change}-{options.norm}-{options.conv}"
         history, _ = _run(recipe, _name(name, options), options)
         accuracies[change] = history.test_accuracy[-1]
-    print(
-        json.dumps(
-            {
-                "dataset": history.dataset,
-                "seed": options.seed,
-                "epochs": options.epochs,
-                "validation_accuracy": accuracies,
-            }
-        )
-    )
+    summary = {"dataset": history.dataset, "seed": options.seed, "epochs": options.epochs}
+    print(json.dumps(summary | {"validation_accuracy": accuracies}))
     return 0
 
 
 def _add_evaluate(commands) -> None:
-    parser = commands.add_parser(
+    parser = _command(
+        commands,
         "evaluate",
+        _evaluate,
         help="run a trained network on the test images",
         description="Run a trained network on the test images, in float32, one view of each. Prints its "
         "accuracy in each class and in all, and as the last line a JSON object.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("name", help=f"one of {', '.join(PRETRAINED)}; or a file (.pt) that train left")
-    _add_data(parser)
-    _add_device(parser)
-    parser.set_defaults(run=_evaluate)
+    _add_data_and_device(parser)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -218,13 +215,14 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _add_card(commands) -> None:
-    parser = commands.add_parser(
+    parser = _command(
+        commands,
         "card",
+        _card,
         help="the tables of weights/README.md, computed from the files",
         description="Print the tables of weights/README.md, computed from its files and the test images.",
     )
     parser.add_argument("--root", type=Path, help="the folder that holds cifar-10-batches-py")
-    parser.set_defaults(run=_card)
 
 
 def _card(options: argparse.Namespace) -> int:
@@ -235,15 +233,16 @@ def _card(options: argparse.Namespace) -> int:
 
 
 def _add_report(commands) -> None:
-    parser = commands.add_parser(
+    parser = _command(
+        commands,
         "report",
+        _report,
         help="the table of results, computed from the files",
         description="Print the table of results that README.md shows, computed from one JSON file a run: "
         "the mean over the seeds with its 95 %% confidence interval, last epoch, one view of each image; "
         "and those of the benchmark.",
     )
     parser.add_argument("folder", nargs="?", type=Path, default=Path("results"))
-    parser.set_defaults(run=_report)
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -256,8 +255,10 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _add_bench(commands) -> None:
-    parser = commands.add_parser(
+    parser = _command(
+        commands,
         "bench",
+        _bench,
         help="measure this machine, and what training makes of it",
         description="Measure, in turns: matrix products, the conventional notebook recipe against ours, every"
         " (norm, conv) pair, the growth of a step with batch size, width and image size, the share of the "
@@ -265,11 +266,9 @@ def _add_bench(commands) -> None:
         "object; every time goes to a JSON file, and a picture is drawn. Takes three to seven minutes.",
     )
     parser.add_argument("--quick", action="store_true", help="in seconds: shows that it works, no more")
-    _add_data(parser)
-    _add_device(parser)
+    _add_data_and_device(parser)
     parser.add_argument("--out", type=Path, help="folder for the JSON file: results/bench, runs where quick")
     parser.add_argument("--images", type=Path, help="folder for the picture: images, runs where quick")
-    parser.set_defaults(run=_bench)
 
 
 def _bench(options: argparse.Namespace) -> int:

@@ -267,8 +267,8 @@ def fit(
     weights are `net`'s own, so seed torch before making it. device: None picks CUDA or MPS where there
     is one. dtype: what convolutions compute in; None follows the processor. checkpoint: a file written
     after every epoch; where it is there and `resume` is set, the run goes on from it and ends as if it
-    had never stopped. progress: show a bar. name: of the
-    experiment, shown in the bar and kept in the History; the network's class where empty.
+    had never stopped. progress: show a bar. name: of the experiment, shown in the bar and kept in the
+    History; the network's class where empty.
 
     Raises ValueError where the checkpoint is of another experiment (name, parameters, seed, data set,
     recipe or number format), and leaves it alone.

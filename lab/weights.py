@@ -42,13 +42,13 @@ def assess(net: Net, images: Tensor, labels: Tensor, classes: Sequence[str]) -> 
             f"the network has {net.output.out_channels} outputs, the data {len(classes)} classes"
         )
 
-    def batches(images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for part, part_labels in zip(images.split(250), labels.split(250), strict=True):
             yield net.transform(part), part_labels
 
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        logits, _ = evaluate(net, batches(images), dtype=torch.float32)
-        mirrored, _ = evaluate(net, batches(images.flip(3)), dtype=torch.float32)
+        logits, _ = evaluate(net, batches(), dtype=torch.float32)
+        averaged, _ = evaluate(net, batches(), flips=True, dtype=torch.float32)
     counts = torch.from_numpy(confusion_matrix(labels, logits.argmax(1), len(classes)))
     right = counts.diagonal()
     wrong = counts - right.diag()
@@ -57,7 +57,7 @@ def assess(net: Net, images: Tensor, labels: Tensor, classes: Sequence[str]) -> 
     pairs = zip(true[order].tolist(), predicted[order].tolist(), strict=True)
     return Evaluation(
         accuracy=accuracy_of(logits, labels),
-        accuracy_flips=accuracy_of(logits + mirrored, labels),
+        accuracy_flips=accuracy_of(averaged, labels),
         class_accuracies=dict(zip(classes, (right / counts.sum(1)).tolist(), strict=True)),
         confusions=tuple((classes[row], classes[column], int(wrong[row, column])) for row, column in pairs),
     )
