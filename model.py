@@ -309,9 +309,9 @@ CHANNEL_STEP = 8  # widths are scaled in steps of 8 channels, so that 2, 4 or 8 
 
 # The trained networks: the SHA-256 of each file weights/NAME.pt.
 PRETRAINED: dict[str, str] = {
-    "batch-norm-muon": "495548ad2c2755925168aabeb88cd7d88b005012dd51d3567d75f860aaac6298",
-    "layer-norm-adamw-l2": "ffcce875ce6bbf5932cfcd23df4c2f21a15c8adbef7c836dc52e8fb0c4a705f0",
-    "group-norm-sgd-l1": "fad95f394765c62b227725307d9c1bbbd2aadf4d0968ccf4f034954a1a0190ff",
+    "batch-norm-muon": "22f826583c67e1e9c30f85541d65c66aadbbd7980ddc8a2c705cb6ad76974c2f",
+    "layer-norm-adamw-l2": "b30803afa6b68bd2fcfadc7ae0fee9f438e21c7ca00d5b1e21c012b3f483a5ba",
+    "group-norm-sgd-l1": "91deb33e764d71c1b99f84da35e57bbf8b6898c484fa05e489f96a692e645488",
     "minute": "baada075247487e7d180dae29c39b3fef6b46ffa2e179cd799841e55af18c7ab",
     "frontier": "f5ffd45e050a548b8e98389a91d64d1c0d4fcfe054b83fb20aa4aa7eea2cdde5",
     "frontier-small": "f7f28a55699b10a5e981ddc2faa8b32a407b7cc54ec013943029ee58d971e079",
