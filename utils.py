@@ -30,7 +30,7 @@ from lab.figures import (
 )
 from lab.machine import machine, number_format, pick_device
 from lab.recipes import OPTIMIZERS, RECIPES, SCHEDULES, Recipe
-from lab.training import History, evaluate, fit, test, train
+from lab.training import History, distilled, evaluate, fit, test, train
 
 __all__ = [
     "DATASETS",
@@ -48,6 +48,7 @@ __all__ = [
     "cifar10_loaders",
     "confusion_matrix",
     "denormalize",
+    "distilled",
     "evaluate",
     "fit",
     "load_dataset",

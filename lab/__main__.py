@@ -15,7 +15,7 @@ from lab.data import DATASETS, load_dataset, loaders_from
 from lab.machine import pick_device
 from lab.recipes import ABLATIONS, RECIPES, Recipe
 from lab.study import load_results, report
-from lab.training import History, fit
+from lab.training import History, distilled, fit
 from lab.weights import PREPROCESSING, assess, card, files
 from model import CONVS, NORMS, PRETRAINED, Net, count_parameters
 
@@ -105,13 +105,14 @@ def _train(options: argparse.Namespace) -> int:
 
 def _name(experiment: str, options: argparse.Namespace) -> str:
     if options.validation:  # these are no test figures, and must not be taken for such
-        experiment += "-held-out"
+        experiment += f"-held-out-{options.validation}"
     return experiment if options.limit is None else f"{experiment}-limit-{options.limit}"
 
 
 def _run(recipe: Recipe, name: str, options: argparse.Namespace) -> tuple[History, Path]:
     """Train, or go on from the checkpoint, and save; returns the History and where the checkpoint is."""
     device = pick_device(options.device)
+    dtype = options.dtype and getattr(torch, options.dtype)
     train_loader, *held_out, test_loader = loaders_from(
         load_dataset(options.dataset, options.root),
         recipe.batch_size,
@@ -121,6 +122,9 @@ def _run(recipe: Recipe, name: str, options: argparse.Namespace) -> tuple[Histor
         device=device,
         seed=options.seed,
     )
+    if recipe.teacher is not None:
+        teacher = _teacher(recipe.teacher, train_loader.name, options).to(device)
+        train_loader = distilled(train_loader, teacher, recipe.temperature, dtype=dtype)
     torch.manual_seed(options.seed)
     net = Net(options.norm, options.conv, **recipe.net)
     run = f"{name}-seed{options.seed}"
@@ -132,7 +136,7 @@ def _run(recipe: Recipe, name: str, options: argparse.Namespace) -> tuple[Histor
         recipe,
         seed=options.seed,
         device=device,
-        dtype=options.dtype and getattr(torch, options.dtype),
+        dtype=dtype,
         checkpoint=checkpoint,
         resume=not options.fresh,
         name=name,
@@ -141,6 +145,29 @@ def _run(recipe: Recipe, name: str, options: argparse.Namespace) -> tuple[Histor
     net.preprocessing, net.classes = PREPROCESSING, train_loader.classes
     net.save(options.out / f"{run}.pt", dataclasses.asdict(history))
     return history, checkpoint
+
+
+def _teacher(recipe: Recipe, dataset: str, options: argparse.Namespace) -> Net:
+    """The trained network that a run learns from: one for all seeds, trained where its file is not there.
+
+    Where images are held out, which ones depends on the seed, so that each needs a teacher of its own.
+    """
+    seed = options.seed if options.validation else 0
+    options = argparse.Namespace(**vars(options) | {"norm": "batch", "conv": "mixed", "seed": seed})
+    name = _name("teacher-batch-mixed", options)
+    path = options.out / f"{name}-seed{seed}.pt"
+    if not path.exists():
+        _, checkpoint = _run(recipe, name, options)
+        checkpoint.unlink()
+    teacher = Net.load(path)
+    for what, here in (("dataset", dataset), ("recipe", recipe.to_dict())):
+        there = (teacher.metadata or {}).get(what)
+        if there != here:
+            raise ValueError(
+                f"the teacher {path} is of {what} {there!r}, not of {here!r}; "
+                "give another --out, or remove it"
+            )
+    return teacher
 
 
 def _add_ablate(commands) -> None:

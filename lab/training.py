@@ -5,6 +5,7 @@ They take any `nn.Module` that maps images to logits and any iterable of (images
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import operator
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lab.data import Loader
 from lab.machine import keep_freed_memory, machine, matmul_rate, number_format, pick_device
 from lab.recipes import OPTIMIZERS, Recipe, is_weight
 
@@ -42,12 +44,13 @@ def train(
 ) -> tuple[float, float]:
     """Train for one epoch; returns the mean loss and the accuracy, in [0, 1], over the images seen.
 
-    loss: from logits (N, classes) and labels (N,) to a mean. l1, l2: penalties, times the sum of |w| or
-    w ** 2 over the weights, not biases or norms; the loss returned is without them. before_step: called
-    with the index of each batch before its step, to set learning rates, say; where it returns a number
-    of pixels, the images are resized to it. device: None is the one that `net` is on. dtype: what
-    convolutions compute in; None follows the processor. From the first call on, this process keeps the
-    memory that it frees (`keep_freed_memory`).
+    The labels of a batch are classes (N,), or probabilities (N, classes), the likeliest of which counts
+    for the accuracy. loss: from logits (N, classes) and labels to a mean. l1, l2: penalties, times the
+    sum of |w| or w ** 2 over the weights, not biases or norms; the loss returned is without them.
+    before_step: called with the index of each batch before its step, to set learning rates, say; where
+    it returns a number of pixels, the images are resized to it. device: None is the one that `net` is
+    on. dtype: what convolutions compute in; None follows the processor. From the first call on, this
+    process keeps the memory that it frees (`keep_freed_memory`).
     """
     device = _device_of(net, device)
     dtype = number_format(device, dtype)
@@ -79,7 +82,8 @@ def train(
         optimizer.step()
         # Summed on the device: nothing here waits for a GPU.
         loss_sum += value.detach() * len(labels)
-        correct += (logits.detach().argmax(1) == labels).sum()
+        classes = labels if labels.ndim == 1 else labels.argmax(1)
+        correct += (logits.detach().argmax(1) == classes).sum()
         seen += len(labels)
     if seen == 0:
         raise ValueError("the loader yields no batch")
@@ -136,6 +140,28 @@ def evaluate(
     return torch.cat(logits).cpu(), torch.cat(labels).cpu()
 
 
+def distilled(
+    loader: Loader,
+    teacher: nn.Module,
+    temperature: float = 1.0,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Loader:
+    """A copy of `loader` whose labels are the teacher's probabilities (N, classes), to learn in their place.
+
+    They are the softmax of its logits, divided by `temperature`, for each image and its mirror image,
+    averaged, without other augmentation: a single pass over the images. device, dtype: as for `train`.
+
+    Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", arXiv 1503.02531.
+    """
+    plain = Loader(loader.images, loader.labels, batch_size=500)
+    logits, _ = evaluate(teacher, plain, flips=True, device=device, dtype=dtype)
+    copied = copy.copy(loader)
+    copied.labels = (logits / temperature).softmax(1).to(loader.labels.device)
+    return copied
+
+
 def test(
     net: nn.Module,
     loader: Iterable[tuple[Tensor, Tensor]],
@@ -175,10 +201,11 @@ def _autocast(device: torch.device, dtype: torch.dtype):
 class History:
     """What a run was and how it went; the lists have an entry an epoch.
 
-    Losses are mean cross-entropies (the training one with the recipe's label smoothing, on the
-    augmented images, while the network changes), accuracies in [0, 1], `lr` that of the epoch's last
-    step, `seconds` those of the training steps with their augmentation, evaluations not counted,
-    `gflops` the rate of a large matrix product in the run's number format, measured after the epoch.
+    Losses are mean cross-entropies (the training one with the recipe's label smoothing or against its
+    teacher, on the augmented images, while the network changes), accuracies in [0, 1], `lr` that of the
+    epoch's last step, `seconds` those of the training steps with their augmentation, evaluations and
+    the teacher's part not counted, `gflops` the rate of a large matrix product in the run's number
+    format, measured after the epoch.
     `test_accuracy_flips` is that of the last epoch with each image's logits and its mirror image's
     averaged (test-time augmentation); None where that was not measured. `evaluated_on` is "validation"
     where the test figures are those of held-out training images.
@@ -270,9 +297,16 @@ def fit(
     had never stopped. progress: show a bar. name: of the experiment, shown in the bar and kept in the
     History; the network's class where empty.
 
-    Raises ValueError where the checkpoint is of another experiment (name, parameters, seed, data set,
+    Raises ValueError where the recipe has a teacher and the loader's labels are not from one (see
+    `distilled`); and where the checkpoint is of another experiment (name, parameters, seed, data set,
     recipe or number format), and leaves it alone.
     """
+    if recipe.teacher is not None and getattr(getattr(train_loader, "labels", None), "ndim", 0) != 2:
+        raise ValueError(
+            "the recipe has a teacher, and the labels are no probabilities: give as the loader "
+            "distilled(loader, net, recipe.temperature), net being trained by recipe.teacher; or as the "
+            "recipe dataclasses.replace(recipe, teacher=None)"
+        )
     device = pick_device(device)
     dtype = number_format(device, dtype)
     # Faster in float32 as well: a step takes 0.76 of the time of channels first (0.88 with AVX2 alone).

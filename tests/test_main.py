@@ -50,7 +50,7 @@ def test_held_out_images_are_not_called_test_images(capsys, tmp_path):
     _, out, _ = train(capsys, tmp_path, "--validation", 100)
     summary = json.loads(out.splitlines()[-1])
     assert "test_accuracy" not in summary
-    assert summary["name"] == "default-batch-mixed-held-out-limit-300"
+    assert summary["name"] == "default-batch-mixed-held-out-100-limit-300"
     assert 0 <= summary["validation_accuracy"] <= 1
 
 
@@ -86,6 +86,55 @@ def test_unknown_names_list_the_choices(capsys, tmp_path):
     assert "instance" in capsys.readouterr().err
 
 
+@pytest.fixture
+def taught(monkeypatch):
+    """The recipe `default`, which learns from a teacher of one epoch meanwhile."""
+    teacher = dataclasses.replace(RECIPES["default"], epochs=1)
+    recipe = dataclasses.replace(RECIPES["default"], teacher=teacher, temperature=2.0)
+    monkeypatch.setitem(RECIPES, "default", recipe)
+    return recipe
+
+
+def test_a_teacher_is_trained_once_and_teaches_every_seed(capsys, tmp_path, monkeypatch, taught):
+    status, out, _ = train(capsys, tmp_path, "--norm", "group", "--seed", 1)
+    assert status == 0
+    assert json.loads(out.splitlines()[-1])["seed"] == 1
+    path = tmp_path / "teacher-batch-mixed-limit-300-seed0.pt"
+    assert Net.load(path).metadata["recipe"] == taught.teacher.to_dict()
+    written = path.stat().st_mtime_ns
+    train(capsys, tmp_path, "--norm", "group", "--seed", 2)
+    assert path.stat().st_mtime_ns == written
+    assert len([*tmp_path.glob("teacher*.pt")]) == 1
+    assert not [*tmp_path.glob("*.checkpoint.pt")]
+
+
+def test_a_teacher_has_not_seen_the_images_that_are_held_out(capsys, tmp_path, taught):
+    for held_out, seed in ((50, 0), (100, 0), (100, 1)):
+        train(capsys, tmp_path, "--validation", held_out, "--seed", seed)
+    assert {path.stem for path in tmp_path.glob("teacher*.pt")} == {
+        "teacher-batch-mixed-held-out-50-limit-300-seed0",
+        "teacher-batch-mixed-held-out-100-limit-300-seed0",
+        "teacher-batch-mixed-held-out-100-limit-300-seed1",
+    }
+
+
+def test_the_teacher_of_another_recipe_or_data_set_is_refused(capsys, tmp_path, monkeypatch, taught):
+    train(capsys, tmp_path)
+    other = dataclasses.replace(taught, teacher=dataclasses.replace(taught.teacher, lr=0.01))
+    monkeypatch.setitem(RECIPES, "default", other)
+    status, _, err = train(capsys, tmp_path)
+    assert status == 2
+    assert "teacher-batch-mixed-limit-300-seed0.pt" in err
+    assert "0.01" in err
+    monkeypatch.setitem(RECIPES, "default", taught)
+    monkeypatch.setattr(
+        "lab.data.stand_in", functools.cache(lambda: dataclasses.replace(stand_in(), name="X"))
+    )
+    status, _, err = train(capsys, tmp_path)
+    assert status == 2
+    assert "dataset" in err
+
+
 def ablate(capsys, out, *more: object) -> tuple[int, str, str]:
     arguments = ("ablate", "--dataset", "stand-in", "--limit", 300, "--validation", 100, "--epochs", 1)
     return run(capsys, *arguments, "--out", out, "--only", "as-it-is", "sgd", *more)
@@ -98,7 +147,7 @@ def test_ablate_changes_one_thing_at_a_time_on_held_out_images(capsys, tmp_path,
     found = json.loads(out.splitlines()[-1])["validation_accuracy"]
     assert [*found] == ["as-it-is", "sgd"]
     for change, accuracy in found.items():
-        run_name = f"frontier-1-epochs-{change}-batch-mixed-held-out-limit-300"
+        run_name = f"frontier-1-epochs-{change}-batch-mixed-held-out-100-limit-300"
         history = History.load(tmp_path / f"{run_name}-seed0.json")
         expected = dataclasses.replace(RECIPES["default"], epochs=1, **ABLATIONS[change])
         assert history.recipe == expected.to_dict()

@@ -15,10 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 import lab.training
-from lab.data import Augment, Loader, loaders_from
+from lab.data import Augment, Loader, loaders_from, normalize
 from lab.machine import number_format
 from lab.recipes import OPTIMIZERS, Muon, Recipe
-from lab.training import History, accuracy_of, evaluate, fit, train
+from lab.training import History, accuracy_of, distilled, evaluate, fit, train
 from model import CONVS, NORMS, Net
 
 EXACT = {"device": "cpu", "dtype": torch.float32}
@@ -44,6 +44,12 @@ def ten(**options) -> DataLoader:
     return DataLoader(TensorDataset(IMAGES, LABELS), **{"batch_size": 4} | options)
 
 
+def uint8_loader() -> Loader:
+    """Twelve images in batches of 5, 5 and 2, shuffled and augmented."""
+    pixels = torch.randint(256, (12, 3, 16, 16), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    return Loader(pixels, torch.arange(12) % 3, batch_size=5, augment=Augment(), shuffle=True)
+
+
 def small_net(norm="batch", seed=0, **options) -> Net:
     torch.manual_seed(seed)
     return Net(norm, width=0.25, num_classes=3, **options)
@@ -65,6 +71,50 @@ def test_the_training_figures_count_an_uneven_last_batch_by_its_images():
     assert accuracy == (logits.argmax(1) == LABELS).sum().item() / 10
     batches = [F.cross_entropy(*pair) for pair in zip(logits.split(4), LABELS.split(4), strict=True)]
     assert loss != pytest.approx(sum(batches).item() / 3, rel=1e-3)  # the two differ here
+
+
+def test_labels_may_be_probabilities_of_the_classes():
+    net, twin = linear(), linear()
+    sure = TensorDataset(IMAGES, F.one_hot(LABELS, 3).float())
+    by_class = train(net, ten(), torch.optim.SGD(net.parameters(), lr=0.1), **EXACT)
+    by_share = train(twin, DataLoader(sure, 4), torch.optim.SGD(twin.parameters(), lr=0.1), **EXACT)
+    assert by_share == pytest.approx(by_class, rel=1e-5)
+    for one, other in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+    shares = torch.rand(10, 3).softmax(1)
+    logits = net(IMAGES)
+    still = torch.optim.SGD(net.parameters(), lr=0.0)
+    loss, accuracy = train(net, DataLoader(TensorDataset(IMAGES, shares), 4), still, **EXACT)
+    assert loss == pytest.approx(-(shares * logits.log_softmax(1)).sum(1).mean().item(), rel=1e-5)
+    assert accuracy == pytest.approx((logits.argmax(1) == shares.argmax(1)).float().mean().item())
+
+
+def test_a_teacher_gives_the_probabilities_of_each_image_as_it_is_and_mirrored():
+    loader = uint8_loader()
+    teacher = small_net()
+    taught = distilled(loader, teacher, 2.0, **EXACT)
+    teacher.eval()
+    images = normalize(loader.images)
+    with torch.no_grad():
+        logits = (teacher(images) + teacher(images.flip(3))) / 2
+    expected = (logits / 2).softmax(1)
+    torch.testing.assert_close(taught.labels, expected)
+    assert loader.labels.dtype == torch.int64  # the loader itself stays what it was
+    loader.epoch = taught.epoch = 3
+    for (images, classes), (same, probabilities) in zip(loader, taught, strict=True):
+        assert torch.equal(images, same)
+        places = [(expected - row).abs().sum(1).argmin().item() for row in probabilities]
+        assert loader.labels[places].equal(classes)
+
+
+def test_a_recipe_with_a_teacher_is_not_trained_on_plain_labels():
+    recipe = Recipe(epochs=1, teacher=Recipe(epochs=1), temperature=2.0)
+    for loader in (ten(), uint8_loader()):
+        with pytest.raises(ValueError, match=r"distilled\(.*teacher=None"):
+            fit(small_net(), loader, None, recipe, **QUIET)
+    history = fit(small_net(), distilled(uint8_loader(), small_net(), 2.0), None, recipe, **QUIET)
+    assert history.recipe["teacher"] == recipe.teacher.to_dict()
 
 
 def test_the_test_figures_count_an_uneven_last_batch_by_its_images():
