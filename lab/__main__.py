@@ -175,10 +175,11 @@ def _add_ablate(commands) -> None:
         commands,
         "ablate",
         _ablate,
-        help="train the recipe frontier with one thing changed, and each thing in turn",
-        description="Train by the recipe frontier, shortened, as it is and with one thing changed at a time, "
-        "on what is left of the training images when some are held out, and test on those. A run whose "
-        "checkpoint is in the folder goes on from there. The last line printed is a JSON object.",
+        help="train the recipe frontier with one thing changed at a time",
+        description="Train by the recipe frontier, shortened: without its teacher, with it (which is trained "
+        "first), and without it and one thing more changed at a time. This on what is left of the training "
+        "images when some are held out, and tested on those. A run whose checkpoint is in the folder goes on "
+        "from there. The last line printed is a JSON object.",
     )
     parser.add_argument("--epochs", type=int, default=8, help="of each run")
     parser.add_argument("--only", nargs="+", choices=ABLATIONS, default=list(ABLATIONS), help="these alone")

@@ -137,7 +137,7 @@ def test_the_teacher_of_another_recipe_or_data_set_is_refused(capsys, tmp_path, 
 
 def ablate(capsys, out, *more: object) -> tuple[int, str, str]:
     arguments = ("ablate", "--dataset", "stand-in", "--limit", 300, "--validation", 100, "--epochs", 1)
-    return run(capsys, *arguments, "--out", out, "--only", "as-it-is", "sgd", *more)
+    return run(capsys, *arguments, "--out", out, "--only", "labels", "sgd", *more)
 
 
 def test_ablate_changes_one_thing_at_a_time_on_held_out_images(capsys, tmp_path, monkeypatch):
@@ -145,7 +145,7 @@ def test_ablate_changes_one_thing_at_a_time_on_held_out_images(capsys, tmp_path,
     status, out, _ = ablate(capsys, tmp_path)
     assert status == 0
     found = json.loads(out.splitlines()[-1])["validation_accuracy"]
-    assert [*found] == ["as-it-is", "sgd"]
+    assert [*found] == ["labels", "sgd"]
     for change, accuracy in found.items():
         run_name = f"frontier-1-epochs-{change}-batch-mixed-held-out-100-limit-300"
         history = History.load(tmp_path / f"{run_name}-seed0.json")
