@@ -31,7 +31,7 @@ def net(*arguments, pretrained=None, **options):
     trained one is given any, and for an unknown name, listing the names.
     """
     model = _model()
-    if not pretrained:
+    if pretrained is None or pretrained is False:
         return model.Net(*arguments, **options)
     if arguments or options:
         raise ValueError(f"pretrained={pretrained!r} says how the network is built; give no more with it")

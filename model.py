@@ -10,8 +10,8 @@ Needs torch alone, so the file can be copied beside any notebook and imported th
     print(net.predict(image))              # the class of a PIL image, and how sure the network is
 
 The sections, from top to bottom: convolution techniques, normalizations, the block that joins them,
-the network, images for a trained one, and its arithmetic (parameters, multiply-accumulates, receptive
-field).
+the network, its files, images for a trained one, and its arithmetic (parameters, multiply-accumulates,
+receptive field).
 """
 
 from __future__ import annotations
@@ -457,14 +457,15 @@ class Net(nn.Module):
         Raises ValueError for an unknown name and for a file whose SHA-256 is not the one in PRETRAINED,
         FileNotFoundError where there is no file.
         """
-        if name not in PRETRAINED:
+        if not isinstance(name, str) or name not in PRETRAINED:
             raise ValueError(f"unknown name {name!r}; choose one of {', '.join(map(repr, PRETRAINED))}")
         here = Path(__file__).parent
         places = [Path(folder)] if folder is not None else [here / "weights", here, Path("weights"), Path()]
+        places = [*dict.fromkeys(place.resolve() for place in places)]
         path = next((place / f"{name}.pt" for place in places if (place / f"{name}.pt").is_file()), None)
         if path is None:
             raise FileNotFoundError(
-                f"no {name}.pt in {', '.join(str(place.resolve()) for place in places)}; "
+                f"no {name}.pt in {', '.join(map(str, places))}; "
                 "copy it there from the project's weights/, or give its folder"
             )
         content = path.read_bytes()
@@ -478,7 +479,7 @@ class Net(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> Net:
-        """The network that `save` wrote to `path`, in evaluation mode, on the CPU.
+        """The network that `save` wrote to `path`, in evaluation mode, in float32, on the CPU.
 
         Raises ValueError for a file that `save` did not write, and OSError for one that cannot be read.
         Nothing in the file is executed.
@@ -497,8 +498,11 @@ class Net(nn.Module):
         try:
             net = cls(**saved["config"])
             net.load_state_dict(saved["state"])
-            net.preprocessing = saved["preprocessing"] and Preprocessing(*saved["preprocessing"])
-            net.classes, net.metadata = saved["classes"], saved["metadata"]
+            if saved["preprocessing"] is not None:
+                net.preprocessing = _checked(Preprocessing(*saved["preprocessing"]), net.in_channels)
+            if saved["classes"] is not None:
+                net.classes = _checked_names(saved["classes"])
+            net.metadata = saved["metadata"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path} does not fit this model.py: {error}") from error
         return net.eval()
@@ -506,32 +510,33 @@ class Net(nn.Module):
     def save(self, path: str | Path, metadata: dict | None = None) -> Path:
         """Write the network to one file, all that `load` needs, and return its path.
 
-        The file holds how the network is built, its tensors, `preprocessing`, `classes` and `metadata`,
-        plain data on where it comes from (None keeps the network's own). A file that is there is replaced
-        whole or not at all.
+        The file holds how the network is built, its tensors in their dtype (half of it after `half()`; what
+        `load` makes of them is float32), `preprocessing`, `classes` and `metadata`, plain data on where it
+        comes from (None keeps the network's own). A file that is there is replaced whole or not at all.
 
-        Raises ValueError, and writes nothing, where `load` could not read it: where the network was built
-        with a callable or changed after it was built, or the metadata is no plain data.
+        Raises ValueError, and writes nothing, where `load` could not make the same of it: where the network
+        was built with a callable or changed after it was built, or the metadata is no plain data.
         """
-        techniques = [("conv", row[1]) for rows in self.config["stages"] for row in rows]
-        for option, value in [*self.config.items(), *techniques]:
-            if callable(value):
-                raise ValueError(f"{option}={value!r} is a callable, which a file cannot hold")
-        saved = {
-            "format": FORMAT,
-            "config": self.config,
-            "state": {name: value.detach().cpu().clone() for name, value in self.state_dict().items()},
+        state = {name: value.detach().cpu().clone() for name, value in self.state_dict().items()}
+        plain = {
             "preprocessing": self.preprocessing and tuple(self.preprocessing),
             "classes": self.classes,
             "metadata": self.metadata if metadata is None else metadata,
         }
+        for where, value in _not_plain({"config": self.config} | plain):
+            raise ValueError(f"{where}={value!r} is of {type(value).__name__}, which a file cannot hold")
+        saved = {"format": FORMAT, "config": self.config, "state": state} | plain
         content = io.BytesIO()
         torch.save(saved, content)
         path = Path(path)
         try:
-            type(self)._loaded(content.getvalue(), path)
+            again = type(self)._loaded(content.getvalue(), path)
         except ValueError as error:
             raise ValueError(f"not written, for it could not be loaded again: {error}") from error
+        if str(again) != str(self):
+            raise ValueError(f"{path} not written, for the network was changed after it was built")
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; give a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
         part.write_bytes(content.getvalue())
@@ -545,12 +550,15 @@ class Net(nn.Module):
         of the network's size is resized to it, bilinear with antialiasing, and not cropped, so that a long
         image is squeezed. A PIL image is turned as its EXIF orientation says; transparency is dropped.
 
-        Raises ValueError for anything else, and where the network has no `preprocessing`.
+        Raises ValueError for anything else, and where the network has no `preprocessing` or does not take
+        three channels; OSError for a PIL image whose file cannot be read to its end.
         """
         if self.preprocessing is None:
             raise ValueError(
                 "this network does not say what it takes: set its preprocessing, a Preprocessing"
             )
+        if self.in_channels != 3:
+            raise ValueError(f"pictures have 3 channels; this network takes in_channels={self.in_channels}")
         size, mean, std = self.preprocessing
         like = self.output.weight
         mean, std = (torch.tensor(value, device=like.device).view(-1, 1, 1) for value in (mean, std))
@@ -562,7 +570,7 @@ class Net(nn.Module):
 
         The network computes in evaluation mode, and its mode is put back.
 
-        Raises ValueError as `transform` does, and where `classes` does not name every output.
+        Raises what `transform` does, and ValueError where `classes` does not name every output.
         """
         if self.classes is None or len(self.classes) != self.output.out_channels:
             raise ValueError(
@@ -615,6 +623,37 @@ def scaled(channels: int, width: float) -> int:
     return max(CHANNEL_STEP, int(channels * width + 1e-9) // CHANNEL_STEP * CHANNEL_STEP)
 
 
+# ---- Its files -------------------------------------------------------------------------------------
+
+
+def _not_plain(value, where: str = "") -> Iterator[tuple[str, object]]:
+    """What in `value` is none of the types that a file holds, with the way to it, as metadata['a'][0]."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _not_plain(key, f"the key {key!r} of {where}")
+            yield from _not_plain(part, f"{where}[{key!r}]" if where else key)
+    elif isinstance(value, (list, tuple)):
+        for number, part in enumerate(value):
+            yield from _not_plain(part, f"{where}[{number}]")
+    elif type(value) not in (str, int, float, bool, type(None)):
+        yield where, value
+
+
+def _checked(preprocessing: Preprocessing, channels: int) -> Preprocessing:
+    _positive_int("size", preprocessing.size)
+    for name in ("mean", "std"):
+        value = getattr(preprocessing, name)
+        if not isinstance(value, (list, tuple)) or len(value) != channels:
+            raise ValueError(f"{name}={value!r} must be {channels} numbers, one a channel")
+    return preprocessing
+
+
+def _checked_names(classes) -> tuple[str, ...]:
+    if not isinstance(classes, (list, tuple)) or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f"classes={classes!r} must be a sequence of names, or None")
+    return tuple(classes)
+
+
 # ---- Images for a trained network ------------------------------------------------------------------
 
 
@@ -635,13 +674,15 @@ def _batches(images) -> Iterable[Tensor]:  # of uint8 (N, 3, H, W)
         batch = images.unsqueeze(0) if images.ndim == 3 else images
         if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[1] != 3 or not batch.numel():
             raise ValueError(
-                f"images of {images.dtype} {tuple(images.shape)}: expected uint8 (3, H, W) or (N, 3, H, W)"
+                f"images of {images.dtype} {tuple(images.shape)}: expected uint8 (3, H, W) or (N, 3, H, W), "
+                "none of them 0"
             )
         return batch.split(32)  # large images take four times their memory while they are resized
-    several = list(images) if isinstance(images, (list, tuple)) else [images]
-    if not several or not all(hasattr(image, "getexif") for image in several):
-        kind = type(images).__name__
-        raise ValueError(f"images of {kind}: expected a PIL image, a list of them, or a uint8 tensor")
+    several = images if isinstance(images, (list, tuple)) else [images]
+    wrong = [type(image).__name__ for image in several if not hasattr(image, "getexif")]
+    if wrong or not several:
+        found = f"images of {wrong[0]}" if wrong else f"images={images!r}"
+        raise ValueError(f"{found}: expected a PIL image, a list of them, or a single uint8 tensor")
     return map(_pixels, several)
 
 

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -18,6 +18,8 @@ from lab.study import load_results, report
 from lab.training import History, distilled, fit
 from lab.weights import PREPROCESSING, assess, card, files
 from model import CONVS, NORMS, PRETRAINED, Net, count_parameters
+
+PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "frontier"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -94,8 +96,7 @@ def _train(options: argparse.Namespace) -> int:
     if options.epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=options.epochs)
     name = options.name or f"{options.recipe}-{options.norm}-{options.conv}"
-    history, checkpoint = _run(recipe, _name(name, options), options)
-    checkpoint.unlink()
+    history = _run(recipe, _name(name, options), options)
     summary = {"recipe": options.recipe, "norm": options.norm, "conv": options.conv} | history.summary()
     if options.validation:
         summary["validation_accuracy"] = summary.pop("test_accuracy")
@@ -109,9 +110,10 @@ def _name(experiment: str, options: argparse.Namespace) -> str:
     return experiment if options.limit is None else f"{experiment}-limit-{options.limit}"
 
 
-def _run(recipe: Recipe, name: str, options: argparse.Namespace) -> tuple[History, Path]:
-    """Train, or go on from the checkpoint, and save; returns the History and where the checkpoint is."""
+def _run(recipe: Recipe, name: str, options: argparse.Namespace) -> History:
+    """Train, or go on from the checkpoint, and save the History and the network."""
     device = pick_device(options.device)
+    options.out.mkdir(parents=True, exist_ok=True)
     dtype = options.dtype and getattr(torch, options.dtype)
     train_loader, *held_out, test_loader = loaders_from(
         load_dataset(options.dataset, options.root),
@@ -128,7 +130,7 @@ def _run(recipe: Recipe, name: str, options: argparse.Namespace) -> tuple[Histor
     torch.manual_seed(options.seed)
     net = Net(options.norm, options.conv, **recipe.net)
     run = f"{name}-seed{options.seed}"
-    checkpoint = options.out / f"{run}.checkpoint.pt"
+    checkpoint = options.out / f"{run}.checkpoint"
     history = fit(
         net,
         train_loader,
@@ -144,30 +146,39 @@ def _run(recipe: Recipe, name: str, options: argparse.Namespace) -> tuple[Histor
     history.save(options.out / f"{run}.json")
     net.preprocessing, net.classes = PREPROCESSING, train_loader.classes
     net.save(options.out / f"{run}.pt", dataclasses.asdict(history))
-    return history, checkpoint
+    return history
 
 
 def _teacher(recipe: Recipe, dataset: str, options: argparse.Namespace) -> Net:
-    """The trained network that a run learns from: one for all seeds, trained where its file is not there.
+    """The trained network that a run learns from: one for all seeds, trained where there is none yet.
 
-    Where images are held out, which ones depends on the seed, so that each needs a teacher of its own.
+    It is looked for in the folder of the run, then among the results, which hold the one of the published
+    runs. Where images are held out, which ones depends on the seed, so that each needs a teacher of its own.
     """
     seed = options.seed if options.validation else 0
     options = argparse.Namespace(**vars(options) | {"norm": "batch", "conv": "mixed", "seed": seed})
     name = _name("teacher-batch-mixed", options)
     path = options.out / f"{name}-seed{seed}.pt"
-    if not path.exists():
-        _, checkpoint = _run(recipe, name, options)
-        checkpoint.unlink()
+    published = PUBLISHED / path.name
+    wanted = {"dataset": dataset, "recipe": recipe.to_dict()}
+    if not path.exists() and published.exists() and _of(Net.load(published), wanted) == wanted:
+        path = published
+    elif not path.exists():
+        _run(recipe, name, options)
     teacher = Net.load(path)
-    for what, here in (("dataset", dataset), ("recipe", recipe.to_dict())):
-        there = (teacher.metadata or {}).get(what)
-        if there != here:
+    for what, there in _of(teacher, wanted).items():
+        if there != wanted[what]:
             raise ValueError(
-                f"the teacher {path} is of {what} {there!r}, not of {here!r}; "
+                f"the teacher {path} is of {what} {there!r}, not of {wanted[what]!r}; "
                 "give another --out, or remove it"
             )
+    print(f"learning from {path}", file=sys.stderr)
     return teacher
+
+
+def _of(net: Net, fields: Iterable[str]) -> dict:
+    """The named fields of the record that a network's file carries; None for what it does not have."""
+    return {name: (net.metadata or {}).get(name) for name in fields}
 
 
 def _add_ablate(commands) -> None:
@@ -175,14 +186,16 @@ def _add_ablate(commands) -> None:
         commands,
         "ablate",
         _ablate,
-        help="train the recipe frontier with one thing changed at a time",
-        description="Train by the recipe frontier, shortened: without its teacher, with it (which is trained "
-        "first), and without it and one thing more changed at a time. This on what is left of the training "
-        "images when some are held out, and tested on those. A run whose checkpoint is in the folder goes on "
-        "from there. The last line printed is a JSON object.",
+        help="on held-out images, what each choice of the recipe frontier gives",
+        description="Train by the recipe frontier, shortened: with its teacher, which is trained first, all "
+        "its epochs; without it, on smoothed labels (`labels`); and like that with one thing more changed at "
+        "a time. This on what is left of the training images when some are held out, and tested on those. A "
+        "run whose checkpoint is in the folder goes on from there. The last line printed is a JSON object.",
     )
-    parser.add_argument("--epochs", type=int, default=8, help="of each run")
-    parser.add_argument("--only", nargs="+", choices=ABLATIONS, default=list(ABLATIONS), help="these alone")
+    parser.add_argument("--epochs", type=int, default=8, help="of each run, but the teacher's own")
+    parser.add_argument(
+        "--only", nargs="+", choices=ABLATIONS, default=list(ABLATIONS), help="these runs alone"
+    )
     _add_run(parser, validation=5_000)
 
 
@@ -193,7 +206,7 @@ def _ablate(options: argparse.Namespace) -> int:
     for change in options.only:
         recipe = dataclasses.replace(RECIPES["frontier"], epochs=options.epochs, **ABLATIONS[change])
         name = f"frontier-{options.epochs}-epochs-{change}-{options.norm}-{options.conv}"
-        history, _ = _run(recipe, _name(name, options), options)
+        history = _run(recipe, _name(name, options), options)
         accuracies[change] = history.test_accuracy[-1]
     summary = {"dataset": history.dataset, "seed": options.seed, "epochs": options.epochs}
     print(json.dumps(summary | {"validation_accuracy": accuracies}))
@@ -214,16 +227,23 @@ def _add_evaluate(commands) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    file = options.name.endswith(".pt")
-    net = Net.load(options.name) if file else Net.from_pretrained(options.name)
+    device = pick_device(options.device)
+    if options.name in PRETRAINED:
+        net = Net.from_pretrained(options.name)
+    elif Path(options.name).is_file():
+        net = Net.load(options.name)
+    else:
+        raise ValueError(
+            f"{options.name!r} is no file, and none of the names {', '.join(map(repr, PRETRAINED))}"
+        )
     data = load_dataset(options.dataset, options.root)
-    if data.classes != net.classes:
+    if net.classes not in (None, data.classes):
         print(
             f"warning: the classes of {data.name} are not those that {options.name} was trained on; "
             "what follows says nothing about it",
             file=sys.stderr,
         )
-    net.to(pick_device(options.device))
+    net.to(device)
     found = assess(net, data.test_images, data.test_labels, data.classes)
     for label, accuracy in found.class_accuracies.items():
         print(f"{label:<16} {accuracy:8.2%}")
@@ -267,7 +287,7 @@ def _add_report(commands) -> None:
         _report,
         help="the table of results, computed from the files",
         description="Print the table of results that README.md shows, computed from one JSON file a run: "
-        "the mean over the seeds with its 95 %% confidence interval, last epoch, one view of each image; "
+        "the mean over the seeds with its 95 % confidence interval, last epoch, one view of each image; "
         "and those of the benchmark.",
     )
     parser.add_argument("folder", nargs="?", type=Path, default=Path("results"))

@@ -178,7 +178,7 @@ def split(labels: Tensor, held_out: int, seed: int) -> tuple[Tensor, Tensor]:
     same parts; no class gives more than one image above another's proportion.
     """
     if not isinstance(held_out, int) or not 0 <= held_out < len(labels):
-        raise ValueError(f"held_out={held_out!r} must be an integer from 0 to {len(labels) - 1}")
+        raise ValueError(f"images to hold out: {held_out!r} must be an integer from 0 to {len(labels) - 1}")
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     by_class = order[labels[order].argsort(stable=True)]
     # Every (N / held_out)-th image of the list sorted by class: as even over classes as can be.
@@ -323,7 +323,7 @@ def _square(batch: Tensor, side: int, draw) -> Tensor:
 
 
 class Loader:
-    """Batches of (images, labels) from a uint8 tensor in memory: float (N, 3, H, W), int64 (N,).
+    """Batches of (images, labels) from a uint8 tensor in memory: float (N, 3, H, W), labels as given.
 
     Every image comes once an epoch, the last batch being smaller where they do not divide. Shuffling
     and augmentation follow from `seed` and `epoch`, the number of passes begun, alone: a loader whose
@@ -343,7 +343,8 @@ class Loader:
         part: str = "",
         classes: tuple[str, ...] = (),
     ):
-        """images: uint8 (N, 3, H, W); labels: int64 (N,) on the same device, which the batches keep.
+        """images: uint8 (N, 3, H, W); labels: int64 (N,), or probabilities (N, classes), on the same device,
+        which the batches keep.
 
         name, part ("train", "validation" or "test"), classes: of the data set, carried along for figures
         and records.

@@ -259,6 +259,24 @@ class History:
             "seed": self.seed,
         }
 
+    def difference(self, other: History) -> str:
+        """In what the two are of different experiments, as "seed 0, not 1"; empty where they are of the same.
+
+        They are of the same where name, parameters, seed, data set, recipe, number format and the images
+        evaluated on are.
+        """
+        for what in ("name", "parameters", "seed", "dataset", "evaluated_on", "recipe", "dtype"):
+            here, there = (
+                each.machine.get("dtype") if what == "dtype" else _as_json(getattr(each, what))
+                for each in (self, other)
+            )
+            if what == "recipe":
+                fields = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+                here, there = ({name: each.get(name) for name in fields} for each in (here, there))
+            if here != there:
+                return f"{what} {here!r}, not {there!r}"
+        return ""
+
     def save(self, path: str | Path) -> Path:
         """Write as JSON; the folder is made, and a file that is there is replaced whole or not at all."""
         path = Path(path)
@@ -270,8 +288,15 @@ class History:
 
     @classmethod
     def load(cls, path: str | Path) -> History:
-        """Read what `save` wrote."""
-        return cls(**json.loads(Path(path).read_text()))
+        """Read what `save` wrote; ValueError for anything else."""
+        try:
+            return cls(**json.loads(Path(path).read_text()))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no record of a run: {error}") from error
+
+
+def _as_json(value):  # a tuple and the list that a file has for it are the same
+    return json.loads(json.dumps(value))
 
 
 def fit(
@@ -405,21 +430,17 @@ def _save_checkpoint(path: Path, net: nn.Module, optimizer: torch.optim.Optimize
 
 
 def _resumed(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, new: History) -> History:
-    advice = "give another checkpoint file, or resume=False to start anew and replace it"
+    advice = (
+        "to start anew and replace it, resume=False (on the command line --fresh); to keep it, another file "
+        "(--out, --name)"
+    )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         old, modules = History(**state["history"]), state["modules"]
     except Exception as error:  # torch raises whatever the bytes happen to lead to
         raise ValueError(f"{path} is no checkpoint of this program ({error!r}); {advice}") from error
-    for what in ("name", "parameters", "seed", "dataset", "evaluated_on", "recipe"):
-        here, there = getattr(new, what), getattr(old, what)
-        if json.dumps(here) != json.dumps(there):  # as JSON: a tuple and its list are the same
-            raise ValueError(f"checkpoint {path} is of {what} {there!r}, not of {here!r}; {advice}")
-    if old.machine["dtype"] != new.machine["dtype"]:
-        raise ValueError(
-            f"checkpoint {path} computes in {old.machine['dtype']}, not in {new.machine['dtype']}; "
-            f"give that as dtype, or {advice}"
-        )
+    if difference := old.difference(new):
+        raise ValueError(f"checkpoint {path} is of {difference}; {advice}")
     if modules != str(net):
         raise ValueError(f"checkpoint {path} is of another network than this one; {advice}")
     net.load_state_dict(state["net"])

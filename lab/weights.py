@@ -81,7 +81,8 @@ def card(images: Tensor, labels: Tensor, classes: Sequence[str]) -> str:
         )
         lines.append(
             f"| `{name}` | {net.config['norm']}, {net.config['conv']} | {count_parameters(net):,} "
-            f"| {made['name']} | {made['recipe']['epochs']} | {made['seed']} | {made['dataset']} "
+            f"| {made['name']}{', with a teacher' if made['recipe'].get('teacher') else ''} "
+            f"| {made['recipe']['epochs']} | {made['seed']} | {made['dataset']} "
             f"| {100 * found.accuracy:.2f} | {100 * found.accuracy_flips:.2f} | {confusions} |"
         )
     return "\n".join(lines)

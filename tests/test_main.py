@@ -5,12 +5,13 @@ import functools
 import json
 
 import pytest
+import torch
 
 from lab.__main__ import main
 from lab.data import STAND_IN_CLASSES, load_dataset, loaders_from, stand_in
 from lab.recipes import ABLATIONS, RECIPES
-from lab.training import History
-from lab.weights import assess
+from lab.training import History, distilled, fit
+from lab.weights import PREPROCESSING, assess
 from model import Net
 
 
@@ -39,7 +40,7 @@ def test_train_ends_with_a_json_line_and_leaves_history_and_weights(capsys, tmp_
     assert status == 0
     assert (summary["seed"], summary["epochs"], summary["norm"]) == (3, 1, "layer")
     assert summary["dataset"] == "STAND-IN (not CIFAR-10)"
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".pt"]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".checkpoint", ".json", ".pt"]
     history = History.load(next(tmp_path.glob("*.json")))
     assert history.test_accuracy[-1] == summary["test_accuracy"]
     assert history.parameters == summary["parameters"]
@@ -80,6 +81,22 @@ def test_bad_input_is_an_error_line_and_status_2(capsys, tmp_path, monkeypatch, 
     assert told in err
 
 
+def test_a_finished_run_is_not_trained_again_nor_replaced_by_another(capsys, tmp_path, monkeypatch):
+    _, out, _ = train(capsys, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr("lab.training.train", None)
+        assert train(capsys, tmp_path)[1].splitlines()[-1] == out.splitlines()[-1]
+    status, _, err = train(capsys, tmp_path, "--epochs", 2)
+    assert status == 2
+    assert "{'epochs': 1}, not {'epochs': 2}" in err
+    assert "--fresh" in err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    status, out, _ = train(capsys, tmp_path, "--epochs", 2, "--fresh")
+    assert status == 0
+    assert json.loads(out.splitlines()[-1])["epochs"] == 2
+
+
 def test_unknown_names_list_the_choices(capsys, tmp_path):
     with pytest.raises(SystemExit):
         train(capsys, tmp_path, "--norm", "spectral")
@@ -95,7 +112,7 @@ def taught(monkeypatch):
     return recipe
 
 
-def test_a_teacher_is_trained_once_and_teaches_every_seed(capsys, tmp_path, monkeypatch, taught):
+def test_a_teacher_is_trained_once_and_teaches_every_seed(capsys, tmp_path, taught):
     status, out, _ = train(capsys, tmp_path, "--norm", "group", "--seed", 1)
     assert status == 0
     assert json.loads(out.splitlines()[-1])["seed"] == 1
@@ -105,7 +122,44 @@ def test_a_teacher_is_trained_once_and_teaches_every_seed(capsys, tmp_path, monk
     train(capsys, tmp_path, "--norm", "group", "--seed", 2)
     assert path.stat().st_mtime_ns == written
     assert len([*tmp_path.glob("teacher*.pt")]) == 1
-    assert not [*tmp_path.glob("*.checkpoint.pt")]
+
+
+def test_a_run_learns_the_probabilities_of_its_teacher_at_its_temperature(
+    capsys, tmp_path, monkeypatch, taught
+):
+    learned = {}
+
+    def watched(net, loader, test_loader, recipe, **options):
+        learned[options["name"]] = loader
+        return fit(net, loader, test_loader, recipe, **options)
+
+    monkeypatch.setattr("lab.__main__.fit", watched)
+    train(capsys, tmp_path, "--dtype", "float32")
+    teacher = Net.load(tmp_path / "teacher-batch-mixed-limit-300-seed0.pt")
+    plain = learned["teacher-batch-mixed-limit-300"]
+    expected = distilled(plain, teacher, 2.0, device="cpu", dtype=torch.float32).labels.cpu()
+    found = learned["default-batch-mixed-limit-300"].labels.cpu()
+    torch.testing.assert_close(found, expected)
+    assert (expected - 0.1).abs().max() > 0.01
+
+
+def test_the_published_teacher_is_taken_where_it_fits_and_none_is_in_the_folder(
+    capsys, tmp_path, monkeypatch, taught
+):
+    published, own, other = (tmp_path / name for name in ("published", "own", "other"))
+    train(capsys, published)
+    monkeypatch.setattr("lab.__main__.PUBLISHED", published)
+    path = next(published.glob("teacher*.pt"))
+    for out, expected in ((published, path), (own, path)):
+        status, _, err = train(capsys, out, "--seed", 1)
+        assert status == 0
+        assert f"learning from {expected}" in err
+    assert not [*own.glob("teacher*")]
+    longer = dataclasses.replace(taught, teacher=dataclasses.replace(taught.teacher, lr=0.01))
+    monkeypatch.setitem(RECIPES, "default", longer)
+    status, _, err = train(capsys, other)
+    assert status == 0
+    assert f"learning from {other / path.name}" in err
 
 
 def test_a_teacher_has_not_seen_the_images_that_are_held_out(capsys, tmp_path, taught):
@@ -209,12 +263,29 @@ def test_evaluate_of_another_data_set_than_that_of_the_training_warns(capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("frontiers", "'minute'"), ("nowhere.pt", "nowhere.pt"), ("README.md", "'minute'")]
+    ("name", "told"),
+    [("frontiers", "'minute'"), ("nowhere.pt", "'minute'"), ("README.md", "no file that Net.save wrote")],
 )
 def test_evaluate_of_an_unknown_name_or_file_is_an_error_line_and_status_2(capsys, name, told):
     status, _, err = run(capsys, "evaluate", name)
     assert status == 2
     assert told in err
+
+
+def test_evaluate_compares_the_classes_and_not_the_kind_of_their_sequence(capsys, tmp_path):
+    net = Net(width=0.25)
+    net.preprocessing, net.classes = PREPROCESSING, [*STAND_IN_CLASSES]
+    status, _, err = run(capsys, "evaluate", net.save(tmp_path / "net.pt"), "--dataset", "stand-in")
+    assert status == 0
+    assert "says nothing" not in err
+
+
+@pytest.mark.parametrize("content", ["{", '{"a": 1}', "[]"])
+def test_report_names_a_file_that_is_no_record(capsys, tmp_path, content):
+    (tmp_path / "other.json").write_text(content)
+    status, _, err = run(capsys, "report", tmp_path)
+    assert status == 2
+    assert "other.json is no record of a run" in err
 
 
 def test_report_prints_the_table_of_a_folder(capsys, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 
 import model
-from lab.__main__ import main
+from lab.__main__ import PUBLISHED, main
 from lab.data import MEAN, STD, load_dataset, normalize
+from lab.recipes import RECIPES
 from lab.study import load_results
 from lab.training import History
 from lab.weights import PREPROCESSING, assess, card, files
@@ -80,17 +82,79 @@ def test_a_loaded_network_can_be_saved_again(saved, tmp_path):
     "options",
     [{"norm": torch.nn.BatchNorm2d}, {"stages": [[(16, model.dilated, 1)]]}, {"activation": torch.nn.SiLU}],
 )
-def test_what_a_file_cannot_hold_is_said_and_nothing_is_written(tmp_path, options):
-    with pytest.raises(ValueError, match=r"callable.*file"):
+def test_a_callable_is_nothing_for_a_file_and_nothing_is_written(tmp_path, options):
+    with pytest.raises(ValueError, match=rf"^config\['{next(iter(options))}'\].*=<.*a file cannot hold"):
         Net(**options).save(tmp_path / "net.pt")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("metadata", "told"),
+    [
+        ({"accuracy": np.float64(0.5)}, r"metadata\['accuracy'\]=.*float64"),
+        ({"runs": [{"seed": torch.tensor(0)}]}, r"metadata\['runs'\]\[0\]\['seed'\]=tensor\(0\)"),
+        ({("a", b"b"): 1}, r"key .* of metadata"),
+    ],
+)
+def test_metadata_that_is_no_plain_data_is_named(saved, metadata, told):
+    with pytest.raises(ValueError, match=told):
+        saved[0].save(saved[1], metadata)
+
+
+def silu(net: Net) -> None:
+    net.c1[0].activation = torch.nn.SiLU()
+
+
+def undilated(net: Net) -> None:
+    net.c2[0].conv.dilation = net.c2[0].conv.padding = (1, 1)
+
+
+@pytest.mark.parametrize("change", [silu, undilated])
+def test_a_network_changed_in_what_is_no_tensor_is_not_written(saved, change):
+    net, path = saved
+    before, content = str(net), path.read_bytes()
+    change(net)
+    assert str(net) != before
+    with pytest.raises(ValueError, match="changed after it was built"):
+        net.save(path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "told"),
+    [
+        ("classes", "abcdefghij", "classes='abcdefghij'"),
+        ("classes", [*range(10)], r"classes=\[0, 1"),
+        ("preprocessing", Preprocessing(0, MEAN, STD), "size=0"),
+        ("preprocessing", Preprocessing(32, MEAN[:2], STD), r"mean=.* 3 numbers"),
+    ],
+)
+def test_what_predict_could_not_use_is_not_written(saved, attribute, value, told):
+    setattr(saved[0], attribute, value)
+    with pytest.raises(ValueError, match=f"not written.*{told}"):
+        saved[0].save(saved[1])
+
+
+def test_half_precision_makes_half_the_file_and_is_loaded_as_float32(saved, tmp_path):
+    net, path = saved
+    images = torch.randn(8, 3, 32, 32)
+    expected = net(images)
+    half = net.half().save(tmp_path / "half.pt")
+    parameters = model.count_parameters(net)
+    assert half.stat().st_size < path.stat().st_size - 1.9 * parameters
+    loaded = Net.load(half)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    torch.testing.assert_close(loaded(images), expected, rtol=0.02, atol=0.02)
+
+
+def test_a_folder_is_not_taken_for_a_file(saved):
+    with pytest.raises(ValueError, match="is a folder"):
+        saved[0].save(saved[1].parent)
 
 
 def test_what_could_not_be_loaded_again_is_not_written_over_what_is_there(saved):
     net, path = saved
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="not written"):
-        net.save(path, {"accuracy": np.float64(0.5)})
     net.output = torch.nn.Conv2d(16, 3, 1)
     with pytest.raises(ValueError, match=r"not written(.|\n)*size mismatch"):
         net.save(path)
@@ -99,14 +163,19 @@ def test_what_could_not_be_loaded_again_is_not_written_over_what_is_there(saved)
 
 
 def test_an_unknown_name_lists_the_names(saved):
-    with pytest.raises(ValueError, match="'large'") as error:
-        Net.from_pretrained("large")
-    assert [name for name in ("small", *PRETRAINED) if repr(name) not in str(error.value)] == []
+    for wrong in ("large", "", None, ["small"]):
+        with pytest.raises(ValueError, match=f"unknown name {re.escape(repr(wrong))}") as error:
+            Net.from_pretrained(wrong)
+        assert [name for name in ("small", *PRETRAINED) if repr(name) not in str(error.value)] == []
 
 
 def test_a_missing_file_says_where_it_was_looked_for(saved, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"small\.pt.*elsewhere"):
         Net.from_pretrained("small", tmp_path / "elsewhere")
+    shutil.copy(HERE / "model.py", tmp_path)
+    program = "import sys; sys.path.insert(0, '.'); from model import Net; Net.from_pretrained('minute')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert f"no minute.pt in {tmp_path / 'weights'}, {tmp_path};" in done.stderr
 
 
 @pytest.mark.parametrize("change", ["a bit", "the end", "everything"])
@@ -184,21 +253,31 @@ def test_a_pil_image_of_any_mode_counts_as_its_colours(saved, mode):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "told"),
     [
-        torch.rand(1, 3, 32, 32),
-        torch.zeros(1, 32, 32, 3, dtype=torch.uint8),
-        torch.zeros(32, 32, dtype=torch.uint8),
-        torch.zeros(0, 3, 32, 32, dtype=torch.uint8),
-        np.zeros((32, 32, 3), dtype=np.uint8),
-        "cat.png",
-        [],
-        None,
+        (torch.rand(1, 3, 32, 32), r"images of torch\.float32 \(1, 3, 32, 32\)"),
+        (torch.zeros(1, 32, 32, 3, dtype=torch.uint8), r"images of torch\.uint8 \(1, 32, 32, 3\)"),
+        (torch.zeros(32, 32, dtype=torch.uint8), r"images of torch\.uint8 \(32, 32\)"),
+        (torch.zeros(0, 3, 32, 32, dtype=torch.uint8), r"\(0, 3, 32, 32\).*none of them 0"),
+        (np.zeros((32, 32, 3), dtype=np.uint8), "images of ndarray"),
+        ("cat.png", "images of str"),
+        ([], r"images=\[\]"),
+        ([Image.new("RGB", (32, 32)), None], "images of NoneType"),
+        ([torch.zeros(3, 32, 32, dtype=torch.uint8)], "images of Tensor.*a single uint8 tensor"),
+        (None, "images of NoneType"),
     ],
 )
-def test_what_is_no_picture_is_refused(saved, wrong):
-    with pytest.raises(ValueError, match=r"images of .*expected"):
+def test_what_is_no_picture_is_refused(saved, wrong, told):
+    with pytest.raises(ValueError, match=told) as error:
         saved[0].transform(wrong)
+    assert "expected" in str(error.value)
+
+
+def test_a_network_of_other_images_than_pictures_says_so():
+    net = Net(in_channels=1)
+    net.preprocessing = Preprocessing(32, (0.5,), (0.5,))
+    with pytest.raises(ValueError, match="in_channels=1"):
+        net.transform(photographs(1, 32, 32))
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
@@ -307,8 +386,19 @@ def test_the_hub_works_beside_other_modules_of_the_same_names(tmp_path):
 def test_the_hub_takes_no_architecture_with_pretrained_weights():
     with pytest.raises(ValueError, match="'minute'"):
         torch.hub.load(str(HERE), "net", source="local", pretrained="minute", num_classes=7)
-    with pytest.raises(ValueError, match=r"'minutes'.*'minute'"):
-        torch.hub.load(str(HERE), "net", source="local", pretrained="minutes")
+    for wrong in ("minutes", "", True):
+        with pytest.raises(ValueError, match=f"{wrong!r}.*'minute'"):
+            torch.hub.load(str(HERE), "net", source="local", pretrained=wrong)
+
+
+def test_the_hub_does_not_keep_what_it_could_not_import(tmp_path):
+    shutil.copy(HERE / "hubconf.py", tmp_path)
+    (tmp_path / "model.py").write_text("raise RuntimeError('not to be imported')")
+    modules = {*sys.modules}
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="not to be imported"):
+            torch.hub.load(str(tmp_path), "net", source="local")
+    assert not [name for name in {*sys.modules} - modules if name.startswith("cifar10")]
 
 
 # ---- The evaluation and the card -------------------------------------------------------------------
@@ -374,6 +464,14 @@ def test_a_published_network_is_small_and_what_its_record_says(name):
     # A notebook executed again rewrites its record, and on another machine the last digits differ.
     assert made.test_accuracy[-1] == pytest.approx(record.test_accuracy[-1], abs=0.02)
     assert net.classes[3] == "cat"
+
+
+@pytest.mark.parametrize("name", ["frontier", "frontier-small"])
+def test_the_published_teacher_is_the_one_that_the_recipes_ask_for(name):
+    made = History(**Net.load(PUBLISHED / "teacher-batch-mixed-seed0.pt").metadata)
+    assert made.recipe == RECIPES[name].teacher.to_dict()
+    assert made == History.load(PUBLISHED / "teacher-batch-mixed-seed0.json")
+    assert (made.dataset, made.evaluated_on) == ("CIFAR-10", "test")
 
 
 def test_the_card_names_the_files_as_they_are():
