@@ -313,7 +313,7 @@ PRETRAINED: dict[str, str] = {
     "layer-norm-adamw-l2": "b30803afa6b68bd2fcfadc7ae0fee9f438e21c7ca00d5b1e21c012b3f483a5ba",
     "group-norm-sgd-l1": "91deb33e764d71c1b99f84da35e57bbf8b6898c484fa05e489f96a692e645488",
     "minute": "baada075247487e7d180dae29c39b3fef6b46ffa2e179cd799841e55af18c7ab",
-    "frontier": "f5ffd45e050a548b8e98389a91d64d1c0d4fcfe054b83fb20aa4aa7eea2cdde5",
+    "frontier": "a01e033a5cfbd7429397bf98f544cb4f5d720b20d51d121f6c143a4f1196c400",
     "frontier-small": "cec237b38b29af526fbe6aad8992bea2641f57d83d749c036b3331089b1422b1",
 }
 FORMAT = 1  # of the files that Net.save writes
