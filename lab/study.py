@@ -44,9 +44,10 @@ def report(histories: Iterable[History]) -> str:
 
     Runs that were evaluated on held-out training images have a table of their own. The second accuracy
     averages each image's logits with its mirror image's (test-time augmentation), where that was measured.
-    The second time is peak-normalized, as `History.peak_tflop`.
+    The second time is peak-normalized, as `History.peak_tflop`. Where runs of one name differ in their
+    number format, as those of different processors do, it stands beside each seed.
 
-    Raises ValueError where runs of one name differ in more than the seed and the machine.
+    Raises ValueError where runs of one name differ in recipe or parameters.
     """
     parts: dict[str, list[History]] = {}
     for history in histories:
@@ -64,20 +65,25 @@ def _table(part: str, histories: Iterable[History]) -> str:
         "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |",
     ]
     for (name, dataset), runs in groups.items():
-        kinds = [(run.recipe, run.parameters, run.machine.get("dtype")) for run in runs]
+        kinds = [(run.recipe, run.parameters) for run in runs]
         if any(kind != kinds[0] for kind in kinds):
-            raise ValueError(
-                f"the runs named {name!r} differ in recipe, parameters or number format; name them apart"
-            )
+            raise ValueError(f"the runs named {name!r} differ in recipe or parameters; name them apart")
         seconds = statistics.median(run.train_seconds for run in runs)
         tflop = statistics.median(run.peak_tflop for run in runs)
         lines.append(
             f"| {name} | {dataset} | {runs[0].parameters:,} | {runs[0].epochs} "
-            f"| {', '.join(str(run.seed) for run in runs)} "
+            f"| {_seeds(runs)} "
             f"| {_percent([run.test_accuracy[-1] for run in runs])} "
             f"| {_percent([run.test_accuracy_flips for run in runs])} | {seconds:.0f} | {tflop:.1f} |"
         )
     return "\n".join(lines)
+
+
+def _seeds(runs: Sequence[History]) -> str:
+    formats = [run.machine.get("dtype") for run in runs]
+    if len(set(formats)) == 1:
+        return ", ".join(str(run.seed) for run in runs)
+    return ", ".join(f"{run.seed} ({dtype})" for run, dtype in zip(runs, formats, strict=True))
 
 
 def _percent(accuracies: Sequence[float | None]) -> str:

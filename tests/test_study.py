@@ -78,9 +78,15 @@ def test_runs_of_one_name_must_be_of_one_recipe():
     other = dataclasses.replace(history(1, 0.8), recipe=Recipe(lr=0.5).to_dict())
     with pytest.raises(ValueError, match="'a' differ in recipe"):
         report([history(0, 0.8), other])
-    narrow = dataclasses.replace(history(1, 0.8), machine={"dtype": "bfloat16"})
-    with pytest.raises(ValueError, match="number format"):
-        report([history(0, 0.8), narrow])
+
+
+def test_seeds_in_different_number_formats_are_one_row_that_names_them():
+    runs = [
+        dataclasses.replace(history(seed, 0.8), machine={"dtype": dtype})
+        for seed, dtype in enumerate(("bfloat16", "float32"))
+    ]
+    assert "| 0 (bfloat16), 1 (float32) | 80.00 ± 0.00 |" in report(runs)
+    assert "| 0 | 80.00 |" in report(runs[:1])
 
 
 def test_what_the_benchmark_wrote_is_no_run(tmp_path):
