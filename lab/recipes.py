@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -342,18 +343,46 @@ RECIPES: dict[str, Recipe] = {
     "teacher": TEACHER,
 }
 
-# One thing changed at a time of `frontier` without its teacher, to see what it gives; and the teacher.
-LABELS = {"teacher": None, "label_smoothing": 0.1}
-ABLATIONS: dict[str, dict] = {
-    "labels": LABELS,
-    "teacher": {},
-    "sgd": LABELS | {"optimizer": "sgd", "lr": 0.4, "momentum": 0.9, "weight_decay": 5e-4},
-    "32-pixels": LABELS | {"image_sizes": ()},
-    "no-label-smoothing": LABELS | {"label_smoothing": 0.0},
-    "no-cutout": LABELS | {"augment": replace(FRONTIER.augment, cutout=0)},
-    "no-shift": LABELS | {"augment": replace(FRONTIER.augment, shift=0)},
-    "first-row-strided": LABELS
-    | {"net": {"stages": (((32, "standard", 2), *FRONTIER_STAGES[0][1:]), *FRONTIER_STAGES[1:])}},
-    "no-dilation": LABELS
-    | {"net": {"stages": ((*FRONTIER_STAGES[0][:2], (32, "standard", 1)), *FRONTIER_STAGES[1:])}},
+# ---- Ablations: one thing changed at a time of a frontier recipe, to see what it gives ----------------
+
+
+def without_teacher(recipe: Recipe, **changes) -> Recipe:
+    """The recipe on smoothed labels instead of a teacher's, and with `changes` to its fields."""
+    return replace(recipe, **{"teacher": None, "label_smoothing": 0.1} | changes)
+
+
+def with_teacher(recipe: Recipe) -> Recipe:
+    """The recipe with its teacher, trained for as many epochs as the network itself."""
+    return replace(recipe, teacher=replace(recipe.teacher, epochs=recipe.epochs))
+
+
+def _changed_augment(recipe: Recipe, **changes) -> Recipe:
+    return without_teacher(recipe, augment=replace(recipe.augment, **changes))
+
+
+def _first_row_strided(recipe: Recipe) -> Recipe:
+    ((channels, conv, _), *rows), *stages = recipe.net["stages"]
+    return without_teacher(recipe, net={"stages": (((channels, conv, 2), *rows), *stages)})
+
+
+def _no_dilation(recipe: Recipe) -> Recipe:
+    stages = tuple(
+        tuple(
+            (channels, "standard" if conv == "dilated" else conv, stride) for channels, conv, stride in rows
+        )
+        for rows in recipe.net["stages"]
+    )
+    return without_teacher(recipe, net={"stages": stages})
+
+
+ABLATIONS: dict[str, Callable[[Recipe], Recipe]] = {
+    "labels": without_teacher,
+    "teacher": with_teacher,
+    "sgd": partial(without_teacher, optimizer="sgd", lr=0.4, momentum=0.9, weight_decay=5e-4),
+    "32-pixels": partial(without_teacher, image_sizes=()),
+    "no-label-smoothing": partial(without_teacher, label_smoothing=0.0),
+    "no-cutout": partial(_changed_augment, cutout=0),
+    "no-shift": partial(_changed_augment, shift=0),
+    "first-row-strided": _first_row_strided,
+    "no-dilation": _no_dilation,
 }

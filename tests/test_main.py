@@ -109,6 +109,7 @@ def taught(monkeypatch):
     teacher = dataclasses.replace(RECIPES["default"], epochs=1)
     recipe = dataclasses.replace(RECIPES["default"], teacher=teacher, temperature=2.0)
     monkeypatch.setitem(RECIPES, "default", recipe)
+    monkeypatch.setitem(RECIPES, "teacher", teacher)
     return recipe
 
 
@@ -195,18 +196,29 @@ def ablate(capsys, out, *more: object) -> tuple[int, str, str]:
 
 
 def test_ablate_changes_one_thing_at_a_time_on_held_out_images(capsys, tmp_path, monkeypatch):
-    monkeypatch.setitem(RECIPES, "frontier", RECIPES["default"])
-    status, out, _ = ablate(capsys, tmp_path)
+    monkeypatch.setitem(RECIPES, "frontier-small", RECIPES["default"])
+    status, out, _ = ablate(capsys, tmp_path, "--recipe", "frontier-small")
     assert status == 0
-    found = json.loads(out.splitlines()[-1])["validation_accuracy"]
-    assert [*found] == ["labels", "sgd"]
-    for change, accuracy in found.items():
-        run_name = f"frontier-1-epochs-{change}-batch-mixed-held-out-100-limit-300"
+    summary = json.loads(out.splitlines()[-1])
+    assert (summary["recipe"], summary["epochs"]) == ("frontier-small", 1)
+    assert [*summary["validation_accuracy"]] == ["labels", "sgd"]
+    for change, accuracy in summary["validation_accuracy"].items():
+        run_name = f"frontier-small-1-epochs-{change}-batch-mixed-held-out-100-limit-300"
         history = History.load(tmp_path / f"{run_name}-seed0.json")
-        expected = dataclasses.replace(RECIPES["default"], epochs=1, **ABLATIONS[change])
+        expected = ABLATIONS[change](dataclasses.replace(RECIPES["default"], epochs=1))
         assert history.recipe == expected.to_dict()
         assert history.test_accuracy == [accuracy]
         assert history.evaluated_on == "validation"
+
+
+def test_ablate_shortens_the_teacher_and_takes_no_other_for_it(capsys, tmp_path, monkeypatch, taught):
+    monkeypatch.setitem(RECIPES, "frontier", dataclasses.replace(taught, epochs=3))
+    monkeypatch.setitem(RECIPES, "teacher", dataclasses.replace(taught.teacher, epochs=2))
+    arguments = ("ablate", "--dataset", "stand-in", "--limit", 300, "--validation", 100, "--epochs", 1)
+    status, _, _ = run(capsys, *arguments, "--out", tmp_path, "--only", "teacher")
+    assert status == 0
+    path = tmp_path / "teacher-1-epochs-batch-mixed-held-out-100-limit-300-seed0.pt"
+    assert Net.load(path).metadata["recipe"] == taught.teacher.to_dict()
 
 
 def test_ablate_trains_nothing_twice_and_takes_no_other_run_for_its_own(capsys, tmp_path, monkeypatch):

@@ -388,10 +388,13 @@ def test_the_network_of_every_named_recipe_keeps_the_rules_usual_or_strict(name)
     assert sum(kind.endswith("depthwise") for kind in kinds) >= separable
 
 
+FRONTIERS = ("frontier", "frontier-small")
+
+
+@pytest.mark.parametrize("name", FRONTIERS)
 @pytest.mark.parametrize("change", ABLATIONS)
-def test_an_ablation_changes_one_thing(change):
-    recipe = dataclasses.replace(RECIPES["frontier"], **ABLATIONS[change]).to_dict()
-    labels = dataclasses.replace(RECIPES["frontier"], **ABLATIONS["labels"]).to_dict()
+def test_an_ablation_changes_one_thing(name, change):
+    recipe, labels = (ABLATIONS[each](RECIPES[name]).to_dict() for each in (change, "labels"))
     differ = {key for key, value in recipe.items() if value != labels[key]}
     if change == "teacher":
         assert differ == {"teacher", "label_smoothing"}  # its probabilities take the place of smoothed labels
@@ -401,6 +404,21 @@ def test_an_ablation_changes_one_thing(change):
         assert len(differ) == (change != "labels")
 
 
-def test_the_ablations_begin_without_a_teacher_and_end_with_the_recipe_as_it_is():
-    assert ABLATIONS["labels"]["teacher"] is None
-    assert dataclasses.replace(RECIPES["frontier"], **ABLATIONS["teacher"]) == RECIPES["frontier"]
+@pytest.mark.parametrize("name", FRONTIERS)
+def test_the_ablations_are_of_the_recipe_but_for_its_teacher_and_length(name):
+    recipe = dataclasses.replace(RECIPES[name], epochs=3)
+    assert ABLATIONS["labels"](recipe) == dataclasses.replace(recipe, teacher=None, label_smoothing=0.1)
+    teacher = dataclasses.replace(recipe.teacher, epochs=3)
+    assert ABLATIONS["teacher"](recipe) == dataclasses.replace(recipe, teacher=teacher)
+
+
+@pytest.mark.parametrize("name", FRONTIERS)
+def test_the_ablations_of_the_network_change_what_they_are_called_after(name):
+    def rows(change):
+        return [row for stage in ABLATIONS[change](RECIPES[name]).net["stages"] for row in stage]
+
+    whole, strided, plain = (rows(change) for change in ("labels", "first-row-strided", "no-dilation"))
+    assert strided == [(*whole[0][:2], 2), *whole[1:]]
+    changed = [(old, new) for old, new in zip(whole, plain, strict=True) if old != new]
+    assert [(old[1], new[1]) for old, new in changed] == [("dilated", "standard")]
+    assert all((old[0], old[2]) == (new[0], new[2]) for old, new in changed)
