@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
+import zipfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -481,20 +483,27 @@ class Net(nn.Module):
     def load(cls, path: str | Path) -> Net:
         """The network that `save` wrote to `path`, in evaluation mode, in float32, on the CPU.
 
-        Raises ValueError for a file that `save` did not write, and OSError for one that cannot be read.
-        Nothing in the file is executed.
+        Raises ValueError for a file that `save` did not write, or whose parts do not have their checksums,
+        and OSError for one that cannot be read. Nothing in the file is executed.
         """
         return cls._loaded(Path(path).read_bytes(), path)
 
     @classmethod
     def _loaded(cls, content: bytes, path: str | Path) -> Net:
         try:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                damaged = archive.testzip()  # torch.load passes over the checksums in the file
             saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            version = saved["format"]
         except Exception as error:  # torch raises whatever the bytes happen to lead to
-            raise ValueError(f"{path} is no file that Net.save wrote ({type(error).__name__})") from error
-        if version != FORMAT:
-            raise ValueError(f"{path} is of format {version!r}; this model.py reads format {FORMAT}")
+            raise ValueError(
+                f"{path} is no file that Net.save wrote, or is damaged ({type(error).__name__})"
+            ) from error
+        if damaged is not None:
+            raise ValueError(f"{path} is damaged: its part {damaged} does not have the checksum that it had")
+        if not isinstance(saved, dict) or not isinstance(saved.get("format"), int):
+            raise ValueError(f"{path} is no file that Net.save wrote: it does not say of which format it is")
+        if saved["format"] != FORMAT:
+            raise ValueError(f"{path} is of format {saved['format']}; this model.py reads format {FORMAT}")
         try:
             net = cls(**saved["config"])
             net.load_state_dict(saved["state"])
@@ -503,7 +512,7 @@ class Net(nn.Module):
             if saved["classes"] is not None:
                 net.classes = _checked_names(saved["classes"])
             net.metadata = saved["metadata"]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except Exception as error:  # whatever it is that the file has in the place of a part
             raise ValueError(f"{path} does not fit this model.py: {error}") from error
         return net.eval()
 
@@ -570,7 +579,8 @@ class Net(nn.Module):
 
         The network computes in evaluation mode, and its mode is put back.
 
-        Raises what `transform` does, and ValueError where `classes` does not name every output.
+        Raises what `transform` does, and ValueError where `classes` does not name every output and where
+        the logits are no finite numbers.
         """
         if self.classes is None or len(self.classes) != self.output.out_channels:
             raise ValueError(
@@ -578,8 +588,12 @@ class Net(nn.Module):
             )
         inputs = self.transform(images)
         with _evaluating(self), torch.no_grad():
-            logits = torch.cat([self(part) for part in inputs.split(256)])
-        confidences, numbers = logits.float().softmax(1).max(1)
+            logits = torch.cat([self(part) for part in inputs.split(256)]).float()
+        if not logits.isfinite().all():
+            raise ValueError(
+                "the logits are no finite numbers: the weights are damaged, or their training diverged"
+            )
+        confidences, numbers = logits.softmax(1).max(1)
         pairs = zip(numbers.tolist(), confidences.tolist(), strict=True)
         return [Prediction(self.classes[number], confidence) for number, confidence in pairs]
 
@@ -640,11 +654,18 @@ def _not_plain(value, where: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _checked(preprocessing: Preprocessing, channels: int) -> Preprocessing:
-    _positive_int("size", preprocessing.size)
-    for name in ("mean", "std"):
-        value = getattr(preprocessing, name)
-        if not isinstance(value, (list, tuple)) or len(value) != channels:
-            raise ValueError(f"{name}={value!r} must be {channels} numbers, one a channel")
+    size, mean, std = preprocessing
+    if not isinstance(size, int) or size < MIN_IMAGE_SIZE:
+        raise ValueError(f"size={size!r} must be an integer of at least {MIN_IMAGE_SIZE}")
+    for name, value in (("mean", mean), ("std", std)):
+        if (
+            not isinstance(value, (list, tuple))
+            or len(value) != channels
+            or not all(isinstance(number, (int, float)) and math.isfinite(number) for number in value)
+        ):
+            raise ValueError(f"{name}={value!r} must be {channels} finite numbers, one a channel")
+    if min(std) <= 0:
+        raise ValueError(f"std={std!r} must be above 0")
     return preprocessing
 
 
@@ -691,6 +712,8 @@ def _pixels(image) -> Tensor:  # a PIL image to uint8 (1, 3, H, W)
 
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         raise ValueError(f"images of mode {image.mode!r}: expected 8 bits a channel, as of mode 'RGB'")
+    if 0 in image.size:
+        raise ValueError(f"images of {image.width}x{image.height} pixels: expected none of them 0")
     rgb = ImageOps.exif_transpose(image).convert("RGB")
     pixels = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
     return pixels.view(1, rgb.height, rgb.width, 3).permute(0, 3, 1, 2)

@@ -126,7 +126,11 @@ def test_a_network_changed_in_what_is_no_tensor_is_not_written(saved, change):
         ("classes", "abcdefghij", "classes='abcdefghij'"),
         ("classes", [*range(10)], r"classes=\[0, 1"),
         ("preprocessing", Preprocessing(0, MEAN, STD), "size=0"),
-        ("preprocessing", Preprocessing(32, MEAN[:2], STD), r"mean=.* 3 numbers"),
+        ("preprocessing", Preprocessing(15, MEAN, STD), "size=15 .* at least 16"),
+        ("preprocessing", Preprocessing(32, MEAN[:2], STD), r"mean=.* 3 finite numbers"),
+        ("preprocessing", Preprocessing(32, MEAN, tuple("abc")), r"std=.* 3 finite numbers"),
+        ("preprocessing", Preprocessing(32, MEAN, (float("nan"), 1.0, 1.0)), r"std=.* 3 finite numbers"),
+        ("preprocessing", Preprocessing(32, MEAN, (0.2, 0.0, 0.2)), r"std=\(0\.2, 0\.0, 0\.2\) .*above 0"),
     ],
 )
 def test_what_predict_could_not_use_is_not_written(saved, attribute, value, told):
@@ -189,12 +193,25 @@ def test_a_damaged_file_is_refused(saved, change):
         Net.from_pretrained("small", saved[1].parent)
 
 
+def test_a_file_that_is_loaded_without_its_name_is_compared_with_its_own_checksums(saved):
+    path, content = saved[1], saved[1].read_bytes()
+    tensor = saved[0].output.weight.detach().numpy().tobytes()
+    place = content.index(tensor)
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    with pytest.raises(ValueError, match=r"small\.pt is damaged: its part .*/data/\d+ "):
+        Net.load(path)
+
+
 class Bomb:
     def __reduce__(self):
         return exec, ("raise SystemExit('executed')",)
 
 
-@pytest.mark.parametrize("content", [b"no weights", [1, 2], {"options": {}}, Bomb()])
+@pytest.mark.parametrize(
+    "content",
+    [b"no weights", [1, 2], {"options": {}}, torch.ones(2), {"format": torch.ones(2)}, Bomb()],
+    ids=["bytes", "list", "other keys", "tensor", "other format", "program"],
+)
 def test_a_foreign_file_is_refused_and_not_executed(tmp_path, content):
     path = tmp_path / "foreign.pt"
     if isinstance(content, bytes):
@@ -212,6 +229,15 @@ def test_a_file_of_another_network_is_refused(saved, tmp_path):
     torch.save(content, tmp_path / "mixed up.pt")
     with pytest.raises(ValueError, match=r"mixed up\.pt does not fit(.|\n)*size mismatch"):
         Net.load(tmp_path / "mixed up.pt")
+
+
+@pytest.mark.parametrize(
+    ("part", "value"), [("state", {1: 2}), ("state", 1), ("config", None), ("preprocessing", 7)]
+)
+def test_a_file_with_something_else_in_the_place_of_a_part_is_refused(saved, tmp_path, part, value):
+    torch.save(torch.load(saved[1], weights_only=True) | {part: value}, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=r"odd\.pt does not fit"):
+        Net.load(tmp_path / "odd.pt")
 
 
 def test_a_file_of_a_later_format_is_called_that(saved, tmp_path):
@@ -262,6 +288,7 @@ def test_a_pil_image_of_any_mode_counts_as_its_colours(saved, mode):
         (np.zeros((32, 32, 3), dtype=np.uint8), "images of ndarray"),
         ("cat.png", "images of str"),
         ([], r"images=\[\]"),
+        (Image.new("RGB", (0, 5)), "images of 0x5 pixels"),
         ([Image.new("RGB", (32, 32)), None], "images of NoneType"),
         ([torch.zeros(3, 32, 32, dtype=torch.uint8)], "images of Tensor.*a single uint8 tensor"),
         (None, "images of NoneType"),
@@ -302,6 +329,13 @@ def test_a_network_that_does_not_know_what_it_takes_or_says_tells_so(saved):
     saved[0].classes = CLASSES[:9]
     with pytest.raises(ValueError, match="10 outputs"):
         saved[0].predict(batch)
+
+
+def test_no_class_is_named_where_the_logits_are_no_numbers(saved):
+    with torch.no_grad():
+        saved[0].output.bias[3] = float("nan")
+    with pytest.raises(ValueError, match="no finite numbers"):
+        saved[0].predict(photographs(2, 32, 32))
 
 
 def test_a_network_of_another_dtype_predicts_too(saved):
