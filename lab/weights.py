@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lab.data import MEAN, STD
 from lab.training import accuracy_of, evaluate
-from model import PRETRAINED, Net, Preprocessing, count_parameters
+from model import PRETRAINED, Net, Preprocessing, count_parameters, receptive_field
 
 FOLDER = Path(__file__).resolve().parent.parent / "weights"
 PREPROCESSING = Preprocessing(32, MEAN, STD)  # of the networks that are trained here
@@ -69,19 +69,20 @@ def card(images: Tensor, labels: Tensor, classes: Sequence[str]) -> str:
     images: uint8 (N, 3, H, W); labels: (N,).
     """
     lines = [
-        "| name | norm, conv | parameters | trained as | epochs | seed | data "
+        "| name | norm, conv | parameters | receptive field | trained as | epochs | seed | data "
         "| test accuracy, % | with flips, % | most frequent confusions |",
-        "| --- | --- | ---: | --- | ---: | ---: | --- | ---: | ---: | --- |",
+        "| --- | --- | ---: | ---: | --- | ---: | ---: | --- | ---: | ---: | --- |",
     ]
     for name in PRETRAINED:
         net = Net.from_pretrained(name, FOLDER)
         found, made = assess(net, images, labels, classes), net.metadata
+        taught = ", with a teacher" if made["recipe"].get("teacher") else ""
         confusions = "; ".join(
             f"{true} as {predicted} {count}" for true, predicted, count in found.confusions[:3]
         )
         lines.append(
             f"| `{name}` | {net.config['norm']}, {net.config['conv']} | {count_parameters(net):,} "
-            f"| {made['name']}{', with a teacher' if made['recipe'].get('teacher') else ''} "
+            f"| {receptive_field(net)} | {made['name']}{taught} "
             f"| {made['recipe']['epochs']} | {made['seed']} | {made['dataset']} "
             f"| {100 * found.accuracy:.2f} | {100 * found.accuracy_flips:.2f} | {confusions} |"
         )
