@@ -6,20 +6,21 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from lab.data import DATASETS, load_dataset, loaders_from
 from lab.machine import pick_device
-from lab.recipes import ABLATIONS, RECIPES, Recipe
+from lab.recipes import ABLATIONS, RECIPES, Recipe, differing
 from lab.study import load_results, report
 from lab.training import History, distilled, fit
 from lab.weights import PREPROCESSING, assess, card, files
 from model import CONVS, NORMS, PRETRAINED, Net, count_parameters
 
-PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "frontier"
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+PUBLISHED = RESULTS / "frontier"  # where the teacher of the published networks lies
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,17 +57,18 @@ def _add_train(commands) -> None:
         _train,
         help="train a network by a named recipe",
         description="Train a network by a named recipe. The last line printed is a JSON object; the folder "
-        "gets the history, the weights and, while it runs, a checkpoint from which the same command goes on.",
+        "gets the history, the network and, after every epoch, a checkpoint, from which the same command "
+        "goes on, and which shows it that the run is done.",
     )
-    parser.add_argument("--recipe", choices=RECIPES, default="default")
+    parser.add_argument("--recipe", choices=RECIPES, default="default", help="how to train, and what network")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--name", help="of the experiment; made of recipe, norm and conv by default")
+    parser.add_argument("--norm", choices=NORMS, default="batch", help="normalization")
+    parser.add_argument("--conv", choices=CONVS, default="mixed", help="convolution technique")
     _add_run(parser)
 
 
 def _add_run(parser: argparse.ArgumentParser, validation: int = 0) -> None:
-    parser.add_argument("--norm", choices=NORMS, default="batch", help="normalization")
-    parser.add_argument("--conv", choices=CONVS, default="mixed", help="convolution technique")
     parser.add_argument("--seed", type=int, default=0, help="of weights, data order and augmentation")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the results")
     _add_data_and_device(parser)
@@ -153,33 +155,34 @@ def _teacher(recipe: Recipe, dataset: str, options: argparse.Namespace) -> Net:
     """The trained network that a run learns from: one for all seeds, trained where there is none yet.
 
     It is looked for in the folder of the run, then among the results, which hold the one of the published
-    runs. Where images are held out, which ones depends on the seed, so that each needs a teacher of its own.
+    runs; one of another training is passed over, and never replaced. Where images are held out, which ones
+    depends on the seed, so that each needs a teacher of its own.
     """
     seed = options.seed if options.validation else 0
     options = argparse.Namespace(**vars(options) | {"norm": "batch", "conv": "mixed", "seed": seed})
     usual = recipe.epochs == RECIPES["teacher"].epochs  # an ablation's is shorter, and kept apart
     name = _name(f"{'teacher' if usual else f'teacher-{recipe.epochs}-epochs'}-batch-mixed", options)
-    path = options.out / f"{name}-seed{seed}.pt"
-    published = PUBLISHED / path.name
-    wanted = {"dataset": dataset, "recipe": recipe.to_dict()}
-    if not path.exists() and published.exists() and _of(Net.load(published), wanted) == wanted:
-        path = published
-    elif not path.exists():
+    own, published = (folder / f"{name}-seed{seed}.pt" for folder in (options.out, PUBLISHED))
+    for path in (own, published):
+        if path.exists() and not _other_training(Net.load(path), dataset, recipe):
+            break
+    else:
+        path = own
+        if path.exists():
+            difference = _other_training(Net.load(path), dataset, recipe)
+            raise ValueError(f"the teacher {path} is of {difference}; give another --out, or remove it")
         _run(recipe, name, options)
-    teacher = Net.load(path)
-    for what, there in _of(teacher, wanted).items():
-        if there != wanted[what]:
-            raise ValueError(
-                f"the teacher {path} is of {what} {there!r}, not of {wanted[what]!r}; "
-                "give another --out, or remove it"
-            )
     print(f"learning from {path}", file=sys.stderr)
-    return teacher
+    return Net.load(path)
 
 
-def _of(net: Net, fields: Iterable[str]) -> dict:
-    """The named fields of the record that a network's file carries; None for what it does not have."""
-    return {name: (net.metadata or {}).get(name) for name in fields}
+def _other_training(net: Net, dataset: str, recipe: Recipe) -> str:
+    """In what a network was trained otherwise, as its file says; empty where on this data by this recipe."""
+    made = net.metadata or {}
+    here, there = differing(made.get("recipe", {}), recipe.to_dict())
+    if made.get("dataset") != dataset:
+        return f"dataset {made.get('dataset')!r}, not {dataset!r}"
+    return f"recipe {here}, not {there}" if here or there else ""
 
 
 def _add_ablate(commands) -> None:
@@ -188,18 +191,25 @@ def _add_ablate(commands) -> None:
         "ablate",
         _ablate,
         help="on held-out images, what each choice of a frontier recipe gives",
-        description="Train by the recipe, shortened: without its teacher, on smoothed labels (`labels`); "
-        "with it, as shortened, which is trained first (`teacher`); and without it and with one thing more "
-        "changed at a time. This on what is left of the training images when some are held out, and tested "
-        "on those. A run whose checkpoint is in the folder goes on from there. The last line printed is a "
-        "JSON object.",
+        description="Train by the recipe, shortened: on smoothed labels, without its teacher (`labels`); "
+        "with a teacher that is trained first and is shortened likewise (`teacher`); and in each of the "
+        "other runs as in `labels`, but for one thing. This on what is left of the training images when "
+        "some are held out, and tested on those. A run whose checkpoint is in the folder goes on from there. "
+        "The last line printed is a JSON object. On two cores all runs of `frontier` take an hour or two, "
+        "those of `frontier-small` half of that.",
     )
-    parser.add_argument("--recipe", choices=("frontier", "frontier-small"), default="frontier")
+    parser.add_argument(
+        "--recipe",
+        choices=("frontier", "frontier-small"),
+        default="frontier",
+        help="what to shorten and change",
+    )
     parser.add_argument("--epochs", type=int, default=8, help="of each run")
     parser.add_argument(
         "--only", nargs="+", choices=ABLATIONS, default=list(ABLATIONS), help="these runs alone"
     )
     _add_run(parser, validation=5_000)
+    parser.set_defaults(norm="batch", conv="mixed")  # what the recipe was chosen with
 
 
 def _ablate(options: argparse.Namespace) -> int:
@@ -208,7 +218,7 @@ def _ablate(options: argparse.Namespace) -> int:
     accuracies = {}
     for change in options.only:
         recipe = ABLATIONS[change](dataclasses.replace(RECIPES[options.recipe], epochs=options.epochs))
-        name = f"{options.recipe}-{options.epochs}-epochs-{change}-{options.norm}-{options.conv}"
+        name = f"{options.recipe}-{options.epochs}-epochs-{change}"
         history = _run(recipe, _name(name, options), options)
         accuracies[change] = history.test_accuracy[-1]
     summary = {
@@ -216,6 +226,7 @@ def _ablate(options: argparse.Namespace) -> int:
         "dataset": history.dataset,
         "seed": options.seed,
         "epochs": options.epochs,
+        "validation": options.validation,
     }
     print(json.dumps(summary | {"validation_accuracy": accuracies}))
     return 0
@@ -298,7 +309,7 @@ def _add_report(commands) -> None:
         "the mean over the seeds with its 95 % confidence interval, last epoch, one view of each image; "
         "and those of the benchmark.",
     )
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("results"))
+    parser.add_argument("folder", nargs="?", type=Path, default=RESULTS, help="where the files lie")
 
 
 def _report(options: argparse.Namespace) -> int:

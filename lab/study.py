@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from lab.recipes import completed
 from lab.training import History
 
 # Student's t, two-sided 95 %, by degrees of freedom: scipy.stats.t.ppf(0.975, df).
@@ -23,8 +24,11 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     freedom = len(values) - 1
     if freedom == 0:
         return values[0], math.nan
-    t = _T95[min(freedom, len(_T95) - 1)]  # for more runs somewhat too wide
-    return statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.fmean(values), _t95(freedom) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _t95(freedom: int) -> float:
+    return _T95[min(freedom, len(_T95) - 1)]  # beyond the table somewhat too wide
 
 
 def load_results(folder: str | Path) -> list[History]:
@@ -45,29 +49,36 @@ def report(histories: Iterable[History]) -> str:
     Runs that were evaluated on held-out training images have a table of their own. The second accuracy
     averages each image's logits with its mirror image's (test-time augmentation), where that was measured.
     The second time is peak-normalized, as `History.peak_tflop`. Where runs of one name differ in their
-    number format, as those of different processors do, it stands beside each seed.
+    number format, as those of different processors do, it stands beside each seed. Below a table of
+    several seeds stands how much the seed alone changes a run.
 
-    Raises ValueError where runs of one name differ in recipe or parameters.
+    Raises ValueError where runs of one name differ in recipe or parameters, or are of the same seed.
     """
-    parts: dict[str, list[History]] = {}
+    parts: dict[str, dict[tuple[str, str], list[History]]] = {}
     for history in histories:
-        parts.setdefault(history.evaluated_on, []).append(history)
-    return "\n\n".join(_table(part, parts[part]) for part in sorted(parts))
-
-
-def _table(part: str, histories: Iterable[History]) -> str:
-    groups: dict[tuple[str, str], list[History]] = {}
-    for history in histories:
+        groups = parts.setdefault(history.evaluated_on, {})
         groups.setdefault((history.name, history.dataset), []).append(history)
+    return "\n\n".join(
+        block
+        for part in sorted(parts)
+        for block in (_table(part, parts[part]), _chance(parts[part]))
+        if block
+    )
+
+
+def _table(part: str, groups: dict[tuple[str, str], list[History]]) -> str:
     lines = [
         "| experiment | data | parameters | epochs | seeds "
         f"| {part} accuracy, % | with flips, % | time, s | at peak, TFLOP |",
         "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |",
     ]
     for (name, dataset), runs in groups.items():
-        kinds = [(run.recipe, run.parameters) for run in runs]
+        kinds = [(completed(run.recipe), run.parameters) for run in runs]
         if any(kind != kinds[0] for kind in kinds):
             raise ValueError(f"the runs named {name!r} differ in recipe or parameters; name them apart")
+        seeds = [run.seed for run in runs]
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"the runs named {name!r} are of the seeds {seeds}: each may be there once")
         seconds = statistics.median(run.train_seconds for run in runs)
         tflop = statistics.median(run.peak_tflop for run in runs)
         lines.append(
@@ -77,6 +88,23 @@ def _table(part: str, histories: Iterable[History]) -> str:
             f"| {_percent([run.test_accuracy_flips for run in runs])} | {seconds:.0f} | {tflop:.1f} |"
         )
     return "\n".join(lines)
+
+
+def _chance(groups: dict[tuple[str, str], list[History]]) -> str:
+    """The standard deviation over seeds, pooled over the experiments, and what it means for two runs."""
+    accuracies = [[100 * run.test_accuracy[-1] for run in runs] for runs in groups.values()]
+    several = [each for each in accuracies if len(each) > 1]
+    freedom = sum(len(each) - 1 for each in several)
+    if not freedom:
+        return ""
+    squares = sum((len(each) - 1) * statistics.variance(each) for each in several)
+    deviation = math.sqrt(squares / freedom)
+    apart = _t95(freedom) * math.sqrt(2) * deviation
+    return (
+        f"Another seed changes the accuracy by {deviation:.2f} points (standard deviation, pooled over the "
+        f"rows of several seeds, {freedom} degrees of freedom): two single runs of one recipe differ by up "
+        f"to {apart:.1f} points at 95 %."
+    )
 
 
 def _seeds(runs: Sequence[History]) -> str:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from lab.data import Loader
 from lab.machine import keep_freed_memory, machine, matmul_rate, number_format, pick_device
-from lab.recipes import OPTIMIZERS, Recipe, is_weight
+from lab.recipes import OPTIMIZERS, Recipe, differing, is_weight
 
 # ---- One epoch -------------------------------------------------------------------------------------
 
@@ -271,8 +271,7 @@ class History:
                 for each in (self, other)
             )
             if what == "recipe":
-                fields = [name for name in {**here, **there} if here.get(name) != there.get(name)]
-                here, there = ({name: each.get(name) for name in fields} for each in (here, there))
+                here, there = differing(here, there)
             if here != there:
                 return f"{what} {here!r}, not {there!r}"
         return ""
@@ -440,6 +439,9 @@ def _resumed(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer, new: 
     except Exception as error:  # torch raises whatever the bytes happen to lead to
         raise ValueError(f"{path} is no checkpoint of this program ({error!r}); {advice}") from error
     if difference := old.difference(new):
+        if difference.startswith("dtype"):
+            dtype = old.machine.get("dtype")
+            advice = f"to go on, dtype=torch.{dtype} (on the command line --dtype {dtype}); {advice}"
         raise ValueError(f"checkpoint {path} is of {difference}; {advice}")
     if modules != str(net):
         raise ValueError(f"checkpoint {path} is of another network than this one; {advice}")

@@ -157,6 +157,15 @@ def test_the_published_teacher_is_taken_where_it_fits_and_none_is_in_the_folder(
         assert f"learning from {expected}" in err
     assert not [*own.glob("teacher*")]
     longer = dataclasses.replace(taught, teacher=dataclasses.replace(taught.teacher, lr=0.01))
+    with monkeypatch.context() as patch:
+        patch.setattr("lab.__main__.PUBLISHED", tmp_path)
+        patch.setitem(RECIPES, "default", longer)
+        train(capsys, own, "--name", "longer")
+    before = {path: path.read_bytes() for path in own.glob("teacher*")}
+    status, _, err = train(capsys, own, "--seed", 2)
+    assert status == 0
+    assert f"learning from {path}" in err
+    assert {path: path.read_bytes() for path in own.glob("teacher*")} == before
     monkeypatch.setitem(RECIPES, "default", longer)
     status, _, err = train(capsys, other)
     assert status == 0
@@ -179,8 +188,7 @@ def test_the_teacher_of_another_recipe_or_data_set_is_refused(capsys, tmp_path, 
     monkeypatch.setitem(RECIPES, "default", other)
     status, _, err = train(capsys, tmp_path)
     assert status == 2
-    assert "teacher-batch-mixed-limit-300-seed0.pt" in err
-    assert "0.01" in err
+    assert "teacher-batch-mixed-limit-300-seed0.pt is of recipe {'lr': 0.12}, not {'lr': 0.01}" in err
     monkeypatch.setitem(RECIPES, "default", taught)
     monkeypatch.setattr(
         "lab.data.stand_in", functools.cache(lambda: dataclasses.replace(stand_in(), name="X"))
@@ -200,10 +208,10 @@ def test_ablate_changes_one_thing_at_a_time_on_held_out_images(capsys, tmp_path,
     status, out, _ = ablate(capsys, tmp_path, "--recipe", "frontier-small")
     assert status == 0
     summary = json.loads(out.splitlines()[-1])
-    assert (summary["recipe"], summary["epochs"]) == ("frontier-small", 1)
+    assert (summary["recipe"], summary["epochs"], summary["validation"]) == ("frontier-small", 1, 100)
     assert [*summary["validation_accuracy"]] == ["labels", "sgd"]
     for change, accuracy in summary["validation_accuracy"].items():
-        run_name = f"frontier-small-1-epochs-{change}-batch-mixed-held-out-100-limit-300"
+        run_name = f"frontier-small-1-epochs-{change}-held-out-100-limit-300"
         history = History.load(tmp_path / f"{run_name}-seed0.json")
         expected = ABLATIONS[change](dataclasses.replace(RECIPES["default"], epochs=1))
         assert history.recipe == expected.to_dict()

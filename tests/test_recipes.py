@@ -11,7 +11,18 @@ import torch
 from torch import nn
 
 from lab.data import Augment
-from lab.recipes import ABLATIONS, OPTIMIZERS, RECIPES, SCHEDULES, Muon, Recipe, is_weight, orthogonalized
+from lab.recipes import (
+    ABLATIONS,
+    OPTIMIZERS,
+    RECIPES,
+    SCHEDULES,
+    Muon,
+    Recipe,
+    completed,
+    differing,
+    is_weight,
+    orthogonalized,
+)
 from model import Net, describe
 
 
@@ -388,6 +399,15 @@ def test_the_network_of_every_named_recipe_keeps_the_rules_usual_or_strict(name)
     assert sum(kind.endswith("depthwise") for kind in kinds) >= separable
 
 
+def test_recipes_of_records_differ_in_what_differs_and_not_in_what_was_not_there_yet():
+    old = RECIPES["frontier"].to_dict()
+    del old["lr_rest"], old["label_smoothing"], old["teacher"]["temperature"]
+    assert completed(old) == RECIPES["frontier"].to_dict() | {"lr_rest": 0.01}
+    assert differing(old, RECIPES["frontier"].to_dict()) == ({"lr_rest": 0.01}, {"lr_rest": 0.02})
+    assert differing(old, old) == ({}, {})
+    assert differing(old, old | {"momenta": 1}) == ({"momenta": None}, {"momenta": 1})
+
+
 FRONTIERS = ("frontier", "frontier-small")
 
 
@@ -397,7 +417,8 @@ def test_an_ablation_changes_one_thing(name, change):
     recipe, labels = (ABLATIONS[each](RECIPES[name]).to_dict() for each in (change, "labels"))
     differ = {key for key, value in recipe.items() if value != labels[key]}
     if change == "teacher":
-        assert differ == {"teacher", "label_smoothing"}  # its probabilities take the place of smoothed labels
+        # Its probabilities take the place of smoothed labels.
+        assert differ == {"teacher", "temperature", "label_smoothing"}
     elif change == "sgd":
         assert differ == {"optimizer", "lr", "momentum", "weight_decay"}  # each has numbers of its own
     else:
@@ -407,7 +428,8 @@ def test_an_ablation_changes_one_thing(name, change):
 @pytest.mark.parametrize("name", FRONTIERS)
 def test_the_ablations_are_of_the_recipe_but_for_its_teacher_and_length(name):
     recipe = dataclasses.replace(RECIPES[name], epochs=3)
-    assert ABLATIONS["labels"](recipe) == dataclasses.replace(recipe, teacher=None, label_smoothing=0.1)
+    labels = dataclasses.replace(recipe, teacher=None, temperature=1.0, label_smoothing=0.1)
+    assert ABLATIONS["labels"](recipe) == labels
     teacher = dataclasses.replace(recipe.teacher, epochs=3)
     assert ABLATIONS["teacher"](recipe) == dataclasses.replace(recipe, teacher=teacher)
 

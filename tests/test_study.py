@@ -51,7 +51,7 @@ def test_interval_of_one_run_is_unknown_and_of_none_an_error():
 def test_report_takes_the_last_epoch_of_every_seed_and_the_median_time(tmp_path):
     for seed, accuracy, seconds in ((1, 0.82, 30.0), (0, 0.80, 10.0), (2, 0.84, 11.0)):
         history(seed, accuracy, seconds).save(tmp_path / "deep" / f"{seed}.json")
-    row = report(load_results(tmp_path)).splitlines()[-1]
+    row = report(load_results(tmp_path)).splitlines()[2]
     assert row == "| a | CIFAR-10 | 1,234 | 2 | 0, 1, 2 | 82.00 ± 4.97 |  | 11 | 2.2 |"
 
 
@@ -87,6 +87,28 @@ def test_seeds_in_different_number_formats_are_one_row_that_names_them():
     ]
     assert "| 0 (bfloat16), 1 (float32) | 80.00 ± 0.00 |" in report(runs)
     assert "| 0 | 80.00 |" in report(runs[:1])
+
+
+def test_a_record_from_before_a_field_was_there_is_of_the_same_recipe():
+    old = history(1, 0.8)
+    del old.recipe["temperature"], old.recipe["teacher"]
+    assert "| 0, 1 |" in report([history(0, 0.8), old])
+
+
+def test_a_seed_counts_once():
+    with pytest.raises(ValueError, match=r"'a' are of the seeds \[0, 1, 0\]"):
+        report([history(0, 0.8), history(1, 0.8), history(0, 0.9)])
+
+
+def test_the_spread_over_seeds_is_pooled_over_the_experiments():
+    # Variances 2 (1 degree of freedom) and 1 (2), a single run none: (2 + 2 * 1) / 3, t(0.975, 3) = 3.182.
+    runs = [history(seed, accuracy) for seed, accuracy in enumerate((0.80, 0.82))]
+    runs += [history(seed, accuracy, name="b") for seed, accuracy in enumerate((0.7, 0.71, 0.72))]
+    said = report([*runs, history(0, 0.1, name="c")]).splitlines()[-1]
+    assert f"by {math.sqrt(4 / 3):.2f} points" in said
+    assert "3 degrees of freedom" in said
+    assert f"up to {3.182 * math.sqrt(2 * 4 / 3):.1f} points at 95 %" in said
+    assert "degrees of freedom" not in report([history(0, 0.8)])
 
 
 def test_what_the_benchmark_wrote_is_no_run(tmp_path):

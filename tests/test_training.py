@@ -733,7 +733,7 @@ MISMATCHES = {
     "parameters": {"net": lambda: nn.Sequential(Net(width=0.5), nn.Dropout(0.1))},
     "name": {"name": "another"},
     "dataset": {"loaders": theirs},
-    "float32": {"dtype": torch.bfloat16},
+    "--dtype float32": {"dtype": torch.bfloat16},
 }
 
 
