@@ -396,7 +396,8 @@ def _no_dilation(recipe: Recipe) -> Recipe:
 ABLATIONS: dict[str, Callable[[Recipe], Recipe]] = {
     "labels": without_teacher,
     "teacher": with_teacher,
-    "sgd": partial(without_teacher, optimizer="sgd", lr=0.4, momentum=0.9, weight_decay=5e-4),
+    # At lr 0.4 `frontier-small` learned nothing (11.1 % held out, 8 epochs).
+    "sgd": partial(without_teacher, optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4),
     "32-pixels": partial(without_teacher, image_sizes=()),
     "no-label-smoothing": partial(without_teacher, label_smoothing=0.0),
     "no-cutout": partial(_changed_augment, cutout=0),
