@@ -163,15 +163,13 @@ def _teacher(recipe: Recipe, dataset: str, options: argparse.Namespace) -> Net:
     usual = recipe.epochs == RECIPES["teacher"].epochs  # an ablation's is shorter, and kept apart
     name = _name(f"{'teacher' if usual else f'teacher-{recipe.epochs}-epochs'}-batch-mixed", options)
     own, published = (folder / f"{name}-seed{seed}.pt" for folder in (options.out, PUBLISHED))
-    for path in (own, published):
-        if path.exists() and not _other_training(Net.load(path), dataset, recipe):
-            break
-    else:
-        path = own
-        if path.exists():
-            difference = _other_training(Net.load(path), dataset, recipe)
-            raise ValueError(f"the teacher {path} is of {difference}; give another --out, or remove it")
+    there = [path for path in (own, published) if path.exists()]
+    differences = {path: _other_training(Net.load(path), dataset, recipe) for path in there}
+    path = next((path for path in there if not differences[path]), own)
+    if path not in differences:
         _run(recipe, name, options)
+    elif differences[path]:
+        raise ValueError(f"the teacher {path} is of {differences[path]}; give another --out, or remove it")
     print(f"learning from {path}", file=sys.stderr)
     return Net.load(path)
 
