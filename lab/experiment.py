@@ -1,0 +1,270 @@
+"""An experiment: everything that decides a result, as one frozen object; and `run`, which carries it out."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from lab.data import DATASETS, MEAN, STAND_IN, STD, Dataset, Loader, as_seed, load_dataset, loaders_from
+from lab.loaders import random_states_kept
+from lab.machine import pick_device
+from lab.recipes import RECIPES, Recipe
+from lab.records import History
+from lab.training import distilled, fit
+from model import CONVS, NORMS, Net, Preprocessing
+
+PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "frontier"  # has the published teacher
+PREPROCESSING = Preprocessing(32, MEAN, STD)  # for the networks that are trained here
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that decides a result. Raises ValueError for a wrong value, naming it and the choices."""
+
+    label: str  # what tables and files call it, apart from held-out images, limit and seed
+    recipe: Recipe = field(default_factory=lambda: RECIPES["default"])
+    norm: str = "batch"  # a name in NORMS
+    conv: str = "mixed"  # a name in CONVS
+    seed: int = 0  # for weights, data order, augmentation and held-out images
+    dataset: str = "auto"  # a name in DATASETS
+    validation: int = 0  # training images held out; if any, the run is evaluated on them only
+    limit: int | None = None  # at most so many training and so many test images
+    dtype: str | None = None  # number format; None follows the processor
+
+    def __post_init__(self):
+        if not isinstance(self.label, str) or not re.search(r"\w", self.label):
+            raise ValueError(f"label={self.label!r} must be a string with a letter or digit")
+        if not isinstance(self.recipe, Recipe):
+            raise ValueError(f"recipe={self.recipe!r} must be a Recipe; RECIPES has the named ones")
+        for name, choices in (("norm", NORMS), ("conv", CONVS), ("dataset", DATASETS), ("dtype", DTYPES)):
+            value = getattr(self, name)
+            if value not in choices and not (name == "dtype" and value is None):
+                raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(repr, choices))}")
+        object.__setattr__(self, "seed", as_seed(self.seed))
+
+    @classmethod
+    def named(
+        cls, recipe: str, *, label: str | None = None, epochs: int | None = None, **options
+    ) -> Experiment:
+        """The experiment with the recipe of that name, for `epochs` instead of the recipe's own.
+
+        label: by default made from recipe, norm and conv. options: the other fields.
+        """
+        if recipe not in RECIPES:
+            raise ValueError(f"unknown recipe {recipe!r}; choose one of {', '.join(map(repr, RECIPES))}")
+        chosen = RECIPES[recipe] if epochs is None else replace(RECIPES[recipe], epochs=epochs)
+        made = cls(label or recipe, chosen, **options)
+        return made if label else replace(made, label=f"{recipe}-{made.norm}-{made.conv}")
+
+    @property
+    def name(self) -> str:
+        """What a record calls it: experiments of this name differ only in the seed and the number format."""
+        name = self.label
+        if self.validation:  # figures from held-out images must not be taken for test figures
+            name += f"-held-out-{self.validation}"
+        return name if self.limit is None else f"{name}-limit-{self.limit}"
+
+    @property
+    def stem(self) -> str:
+        """The name of its files, without the ending."""
+        return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', self.name).strip('-')}-seed{self.seed}"
+
+    @property
+    def teacher(self) -> Experiment | None:
+        """The experiment that trains the teacher of the recipe: one for all seeds.
+
+        Which images are held out depends on the seed, so then each seed needs its own teacher.
+        """
+        recipe = self.recipe.teacher
+        if recipe is None:
+            return None
+        usual = recipe.epochs == RECIPES["teacher"].epochs  # an ablation's is shorter, and kept apart
+        return replace(
+            self,
+            label="teacher-batch-mixed" if usual else f"teacher-{recipe.epochs}-epochs-batch-mixed",
+            recipe=recipe,
+            norm="batch",
+            conv="mixed",
+            seed=self.seed if self.validation else 0,
+        )
+
+    def loaders(self, data: Dataset, device: torch.device) -> tuple[Loader, Loader]:
+        """The training images, and those that the run is evaluated on: held out if any are, else the test set."""
+        if self.dataset == "cifar10" and data.name == STAND_IN:
+            raise ValueError(f"the experiment asks for dataset='cifar10', and the data are {data.name}")
+        train_loader, evaluation, *_ = loaders_from(
+            data,
+            self.recipe.batch_size,
+            augment=True if self.recipe.augment is None else self.recipe.augment,
+            validation=self.validation,
+            limit=self.limit,
+            device=device,
+            seed=self.seed,
+        )
+        return train_loader, evaluation
+
+    def network(self) -> Net:
+        """The untrained network, its weights drawn from the seed; torch's random state stays as it was."""
+        with random_states_kept(torch.device("cpu")):
+            torch.manual_seed(self.seed % 2**64)
+            return Net(self.norm, self.conv, **self.recipe.net)
+
+
+class Run(NamedTuple):
+    """What an experiment came to."""
+
+    net: Net
+    history: History
+
+
+def run(
+    experiment: Experiment,
+    out: str | Path = "runs",
+    *,
+    data: Dataset | None = None,
+    root: str | Path | None = None,
+    device: str | torch.device | None = None,
+    resume: bool = True,
+    progress: bool = True,
+) -> Run:
+    """Train the experiment's network, or go on from its checkpoint, and return the network and its History.
+
+    The folder `out` gets `STEM.json`, the record; `STEM.pt`, the network, for `Net.load`; and
+    `STEM.checkpoint`, from which the same call goes on and which tells it that the run is finished
+    (`resume=False` starts again). data: a data set in memory, if it has been loaded before. root, device:
+    as for `cifar10_loaders`. The teacher of the recipe is looked for in `out`, then among the published
+    results; if neither has it, it is trained first.
+
+    Raises ValueError as `fit` does, and FileNotFoundError if the data set is asked for and cannot be found.
+    """
+    out, device = Path(out), pick_device(device)
+    data = data or load_dataset(experiment.dataset, root)
+    train_loader, evaluation = experiment.loaders(data, device)
+    dtype = getattr(torch, experiment.dtype) if experiment.dtype else None
+    if experiment.teacher is not None:
+        options = {"data": data, "device": device, "resume": resume, "progress": progress}
+        teacher = _teacher(experiment.teacher, out, train_loader, **options).to(device)
+        train_loader = distilled(train_loader, teacher, experiment.recipe.temperature, dtype=dtype)
+    net = experiment.network()
+    net.preprocessing, net.classes = PREPROCESSING, data.classes
+    history = fit(
+        net,
+        train_loader,
+        evaluation,
+        experiment.recipe,
+        seed=experiment.seed,
+        device=device,
+        dtype=dtype,
+        checkpoint=out / f"{experiment.stem}.checkpoint",
+        resume=resume,
+        progress=progress,
+        measure_peak=True,
+        name=experiment.name,
+    )
+    history.save(out / f"{experiment.stem}.json")
+    net.save(out / f"{experiment.stem}.pt", asdict(history))
+    return Run(net, history)
+
+
+def _teacher(experiment: Experiment, out: Path, loader: Loader, **options) -> Net:
+    """The trained teacher. One from another training is passed over, and never replaced."""
+    own, published = (folder / f"{experiment.stem}.pt" for folder in (out, PUBLISHED))
+    differences = {path: _difference(path, experiment, loader) for path in (own, published) if path.exists()}
+    path = next((path for path, difference in differences.items() if not difference), own)
+    if path not in differences:
+        run(experiment, out, **options)
+    elif differences[path]:
+        raise ValueError(
+            f"the teacher {path} is from another training, with {differences[path]}; give another folder "
+            "(--out), or remove the file"
+        )
+    print(f"learning from {path}", file=sys.stderr)
+    return Net.load(path)
+
+
+def _difference(path: Path, experiment: Experiment, loader: Loader) -> str:
+    """How the training recorded in the file differs from the experiment's on these data; empty if it does not."""
+    made = History.from_dict(Net.load(path).metadata or {})
+    if made.dataset != loader.name:
+        return f"dataset {made.dataset!r}, not {loader.name!r}"
+    digest = made.data.get("train", {}).get("digest")
+    if digest not in (None, loader.digest()):
+        return "other training images"
+    here, there = Recipe.from_dict(made.recipe).difference(experiment.recipe)
+    return f"recipe {here}, not {there}" if here else ""
+
+
+# ---- Ablations: what each choice of a frontier recipe gives ----------------------------------------
+
+
+def without_teacher(recipe: Recipe, **changes) -> Recipe:
+    """The recipe on smoothed labels instead of a teacher's, with `changes` to its fields."""
+    return replace(recipe, **{"teacher": None, "temperature": 1.0, "label_smoothing": 0.1} | changes)
+
+
+def with_teacher(recipe: Recipe) -> Recipe:
+    """The recipe with its teacher, trained for as many epochs as the network itself."""
+    return replace(recipe, teacher=replace(recipe.teacher, epochs=recipe.epochs))
+
+
+def _changed_augment(recipe: Recipe, **changes) -> Recipe:
+    return without_teacher(recipe, augment=replace(recipe.augment, **changes))
+
+
+def _first_row_strided(recipe: Recipe) -> Recipe:
+    ((channels, conv, _), *rows), *stages = recipe.net["stages"]
+    return without_teacher(recipe, net={"stages": (((channels, conv, 2), *rows), *stages)})
+
+
+def _no_dilation(recipe: Recipe) -> Recipe:
+    stages = tuple(
+        tuple(
+            (channels, "standard" if conv == "dilated" else conv, stride) for channels, conv, stride in rows
+        )
+        for rows in recipe.net["stages"]
+    )
+    return without_teacher(recipe, net={"stages": stages})
+
+
+ABLATIONS: dict[str, Callable[[Recipe], Recipe]] = {
+    "labels": without_teacher,
+    "teacher": with_teacher,
+    # At lr 0.4 `frontier-small` learned nothing (11.1 % held out, 8 epochs).
+    "sgd": partial(without_teacher, optimizer="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4),
+    "32-pixels": partial(without_teacher, image_sizes=()),
+    "no-label-smoothing": partial(without_teacher, label_smoothing=0.0),
+    "no-cutout": partial(_changed_augment, cutout=0),
+    "no-shift": partial(_changed_augment, shift=0),
+    "first-row-strided": _first_row_strided,
+    "no-dilation": _no_dilation,
+}
+
+
+def ablations(
+    recipe: str, *, epochs: int = 8, only: Iterable[str] | None = None, validation: int = 5_000, **options
+) -> dict[str, Experiment]:
+    """For each change in ABLATIONS (or `only` these), the shortened recipe with this one change.
+
+    validation: training images held out, since choices are made on them. options: as for `Experiment`.
+    Raises ValueError for an unknown change, and if no image is held out.
+    """
+    if validation < 1:
+        raise ValueError(f"validation={validation}: choices are made on held-out images, at least 1")
+    chosen = list(ABLATIONS if only is None else only)
+    if unknown := [change for change in chosen if change not in ABLATIONS]:
+        raise ValueError(f"unknown changes {unknown}; choose from {', '.join(map(repr, ABLATIONS))}")
+    whole = Experiment.named(recipe, label=recipe, epochs=epochs, validation=validation, **options)
+    return {
+        change: replace(
+            whole, label=f"{recipe}-{epochs}-epochs-{change}", recipe=ABLATIONS[change](whole.recipe)
+        )
+        for change in chosen
+    }

@@ -1,0 +1,288 @@
+"""Records: what a run was and how it went, as one JSON file; and the checkpoint that a run goes on from.
+
+A file is written whole or not at all, and read with checks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import operator
+import os
+import threading
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lab.recipes import Recipe
+
+PARTS = ("test", "validation")  # what a run can be evaluated on
+
+
+@dataclass
+class History:
+    """What a run was and how it went; each list has one entry per epoch.
+
+    Losses are mean cross-entropies: in training with the recipe's label smoothing or against its teacher,
+    on the augmented images, while the network changes. Accuracies are in [0, 1]. `lr` is the rate of the
+    epoch's last step. `seconds` times the training steps with their augmentation, without evaluations or
+    the teacher's part. `gflops` is the rate of a large matrix product in the run's number format, measured
+    after the epoch, if it was measured.
+
+    `evaluated_on` is "test", or "validation" if the run was evaluated on held-out training images: its
+    figures are in the lists of that name, and the lists of the other name are empty. The accuracy "with
+    flips" averages each image's logits with those of its mirror image, after the last epoch.
+
+    `recipe` is what was really done: its batch size and augmentation are those of the loader. `data` says
+    what the loaders yielded, `network` what was trained, and `start` identifies its weights before the
+    first step. The last three are empty in records older than they are.
+    """
+
+    name: str  # of the experiment; runs that differ only in the seed share it
+    dataset: str
+    parameters: int
+    recipe: dict[str, Any]
+    seed: int
+    machine: dict[str, Any]
+    train_loss: list[float] = field(default_factory=list)
+    train_accuracy: list[float] = field(default_factory=list)
+    test_loss: list[float] = field(default_factory=list)
+    test_accuracy: list[float] = field(default_factory=list)
+    validation_loss: list[float] = field(default_factory=list)
+    validation_accuracy: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    gflops: list[float] = field(default_factory=list)
+    test_accuracy_flips: float | None = None
+    validation_accuracy_flips: float | None = None
+    evaluated_on: str = "test"
+    data: dict[str, Any] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
+    start: str = ""
+
+    def __post_init__(self):
+        if self.evaluated_on not in PARTS:
+            raise ValueError(f"evaluated_on={self.evaluated_on!r} must be one of {', '.join(PARTS)}")
+
+    @property
+    def epochs(self) -> int:
+        """Epochs done."""
+        return len(self.train_loss)
+
+    @property
+    def loss(self) -> list[float]:
+        """The losses on the part that the run was evaluated on."""
+        return self.test_loss if self.evaluated_on == "test" else self.validation_loss
+
+    @property
+    def accuracy(self) -> list[float]:
+        """The accuracies on the part that the run was evaluated on, in [0, 1]."""
+        return self.test_accuracy if self.evaluated_on == "test" else self.validation_accuracy
+
+    @property
+    def accuracy_flips(self) -> float | None:
+        """The accuracy with flips on the part that the run was evaluated on; None if not measured."""
+        return self.test_accuracy_flips if self.evaluated_on == "test" else self.validation_accuracy_flips
+
+    @property
+    def train_seconds(self) -> float:
+        """Seconds of all training steps so far."""
+        return sum(self.seconds)
+
+    @property
+    def peak_tflop(self) -> float:
+        """Peak-normalized time, in TFLOP: what large matrix products would have computed meanwhile.
+
+        nan unless the rate was measured after every epoch.
+        """
+        if len(self.gflops) != len(self.seconds):
+            return math.nan
+        return 1e-3 * sum(map(operator.mul, self.seconds, self.gflops))
+
+    def summary(self) -> dict[str, Any]:
+        """The run in a line: the figures of the last epoch, never the best ones."""
+        return {
+            "name": self.name,
+            "dataset": self.dataset,
+            f"{self.evaluated_on}_accuracy": self.accuracy[-1] if self.accuracy else None,
+            "train_seconds": round(self.train_seconds, 2),
+            "parameters": self.parameters,
+            "epochs": self.epochs,
+            "seed": self.seed,
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result, as plain data; runs with the same identity are the same run."""
+        names = ("name", "seed", "dataset", "parameters", "network", "evaluated_on", "data")
+        return {
+            **_plain({name: getattr(self, name) for name in names}),
+            "recipe": Recipe.from_dict(self.recipe).to_dict(),
+            "dtype": self.machine.get("dtype"),
+        }
+
+    def difference(self, other: History) -> str:
+        """Describe the first field of the identity that differs, as "seed 0, not 1"; empty if none does."""
+        return _difference(self.identity(), other.identity())
+
+    def save(self, path: str | Path) -> Path:
+        """Write the record as JSON. The folder is made; an existing file is replaced whole or not at all."""
+        content = json.dumps(asdict(self), indent=1) + "\n"
+        return write_whole(path, content.encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> History:
+        """Read what `save` wrote. Raises ValueError, naming the file, for anything else."""
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text()))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not the record of a run: {error}") from error
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> History:
+        """The History that `dataclasses.asdict` made a record of."""
+        if not isinstance(record, dict):
+            raise ValueError(f"expected a dictionary, not {type(record).__name__}")
+        history = cls(**record)
+        Recipe.from_dict(history.recipe)
+        return history
+
+
+def _plain(value):
+    return json.loads(json.dumps(value))  # a tuple and the list that a file has for it are equal
+
+
+def _difference(here: dict, there: dict) -> str:
+    for name in here:
+        if here[name] != there[name]:
+            one, other = _changed(here[name], there[name])
+            return f"{name} {one!r}, not {other!r}"
+    return ""
+
+
+def _changed(here, there):
+    """Both values, without what is equal inside dictionaries."""
+    if not (isinstance(here, dict) and isinstance(there, dict)):
+        return here, there
+    names = [name for name in here | there if here.get(name) != there.get(name)]
+    pairs = {name: _changed(here.get(name), there.get(name)) for name in names}
+    return {name: one for name, (one, _) in pairs.items()}, {name: two for name, (_, two) in pairs.items()}
+
+
+def describe_network(net: nn.Module) -> dict[str, Any]:
+    """What identifies a network's structure: its class and a digest of modules, shapes and frozen parts."""
+    shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in net.state_dict().items()]
+    frozen = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
+    # The text tells layer, group and instance norm apart, whose tensors are alike.
+    structure = hashlib.sha256(repr((str(net), shapes, frozen)).encode()).hexdigest()[:16]
+    return {"class": type(net).__name__, "structure": structure}
+
+
+def weights_digest(net: nn.Module) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of all parameters and buffers."""
+    found = hashlib.sha256()
+    for tensor in net.state_dict().values():
+        if isinstance(tensor, torch.Tensor):
+            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def write_whole(path: str | Path, content: bytes) -> Path:
+    """Write a file so that whoever reads it sees the old content or the new, never a part; returns the path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+# ---- Checkpoints -----------------------------------------------------------------------------------
+
+FORMAT = 2  # of the checkpoint files
+ADVICE = (
+    "to start again and replace it, give resume=False (--fresh on the command line); to keep it, give "
+    "another file (--out or --name)"
+)
+
+
+class Checkpoint:
+    """The file that a run goes on from: network, optimizer and History after the last whole epoch."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        net: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler | None = None,
+    ):
+        self.path = Path(path)
+        self.net, self.optimizer, self.scaler = net, optimizer, scaler
+
+    def _content(self, history: History) -> bytes:
+        state = {
+            "format": FORMAT,
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "history": asdict(history),
+        }
+        content = io.BytesIO()
+        torch.save(state, content)
+        return content.getvalue()
+
+    def save(self, history: History) -> None:
+        """Write the state after an epoch, whole or not at all."""
+        write_whole(self.path, self._content(history))
+
+    def rehearse(self, history: History) -> None:
+        """Find out before the first step whether the file can be written and read again.
+
+        Raises ValueError if it cannot, saying why; leaves no file.
+        """
+        if self.path.is_dir():
+            raise ValueError(f"checkpoint={str(self.path)!r} is a folder; give a file")
+        trial = self.path.with_name(self.path.name + ".trial")
+        try:
+            write_whole(trial, self._content(history))
+            torch.load(trial, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises whatever the state leads to
+            raise ValueError(f"the run could not be saved to {self.path}: {error}") from error
+        finally:
+            trial.unlink(missing_ok=True)
+
+    def resume(self, new: History) -> History:
+        """Load the file into network and optimizer, if it is there, and return its History.
+
+        Returns `new` if there is no file. Raises ValueError if the file is damaged, or from another run
+        than `new` describes, and changes nothing then.
+        """
+        if not self.path.exists():
+            return new
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            old = History.from_dict(state["history"])
+            if state["format"] != FORMAT:
+                raise ValueError(f"format {state['format']}, not {FORMAT}")
+        except Exception as error:  # torch raises whatever the bytes happen to lead to
+            raise ValueError(
+                f"{self.path} is not a checkpoint that this version can read ({error!r}); {ADVICE}"
+            ) from error
+        if difference := old.difference(new):
+            advice = ADVICE
+            if difference.startswith("dtype"):
+                dtype = old.machine.get("dtype")
+                advice = f"to go on, give dtype=torch.{dtype} (--dtype {dtype}); {advice}"
+            raise ValueError(f"checkpoint {self.path} is from another run, with {difference}; {advice}")
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler is not None and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        return old
