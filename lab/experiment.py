@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from lab.data import DATASETS, MEAN, STAND_IN, STD, Dataset, Loader, as_seed, load_dataset, loaders_from
+from lab.data import DATASETS, MEAN, STAND_IN, STD, Dataset, Loader, as_integer, load_dataset, loaders_from
 from lab.loaders import random_states_kept
 from lab.machine import pick_device
 from lab.recipes import RECIPES, Recipe
@@ -48,7 +48,7 @@ class Experiment:
             value = getattr(self, name)
             if value not in choices and not (name == "dtype" and value is None):
                 raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(repr, choices))}")
-        object.__setattr__(self, "seed", as_seed(self.seed))
+        object.__setattr__(self, "seed", as_integer("seed", self.seed))
 
     @classmethod
     def named(
@@ -97,7 +97,7 @@ class Experiment:
         )
 
     def loaders(self, data: Dataset, device: torch.device) -> tuple[Loader, Loader]:
-        """The training images, and those that the run is evaluated on: held out if any are, else the test set."""
+        """The training images, and those to evaluate on: the held-out ones if any, else the test images."""
         if self.dataset == "cifar10" and data.name == STAND_IN:
             raise ValueError(f"the experiment asks for dataset='cifar10', and the data are {data.name}")
         train_loader, evaluation, *_ = loaders_from(
@@ -191,7 +191,7 @@ def _teacher(experiment: Experiment, out: Path, loader: Loader, **options) -> Ne
 
 
 def _difference(path: Path, experiment: Experiment, loader: Loader) -> str:
-    """How the training recorded in the file differs from the experiment's on these data; empty if it does not."""
+    """How the training that the file records differs from the experiment on these data; empty if not."""
     made = History.from_dict(Net.load(path).metadata or {})
     if made.dataset != loader.name:
         return f"dataset {made.dataset!r}, not {loader.name!r}"

@@ -1,4 +1,4 @@
-"""What a run asks of its loaders, ours or anybody's: what they yield, and the same again from the same seed."""
+"""What a run needs to know of its loaders, ours or anybody's, and how it makes them repeat themselves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lab.data import Loader, as_seed
+from lab.data import Loader, as_integer
 
 # ---- Random states ---------------------------------------------------------------------------------
 
@@ -154,7 +154,7 @@ def seed_of(seed, loader) -> int:
     """
     if seed is None:
         return loader.seed if isinstance(loader, Loader) else 0
-    return as_seed(seed)
+    return as_integer("seed", seed)
 
 
 def batches_of(loader) -> int:
@@ -163,9 +163,8 @@ def batches_of(loader) -> int:
         batches = len(loader)
     except TypeError as error:
         raise ValueError(
-            f"{type(loader).__name__} has no len(): the learning rate follows the share of the steps done, so "
-            "the number of batches in an epoch must be known; wrap the loader in a class with __len__, or "
-            "give a list of batches"
+            f"{type(loader).__name__} has no len(), and the schedule needs the number of batches in "
+            "an epoch: wrap the loader in a class with __len__, or give a list of batches"
         ) from error
     if batches < 1:
         raise ValueError("the loader yields no batch")

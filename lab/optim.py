@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules, made from plain values; every optimizer is a `torch.optim.Optimizer`."""
+"""Optimizers and learning-rate schedules from plain values; each optimizer is a `torch.optim.Optimizer`."""
 
 from __future__ import annotations
 
@@ -90,8 +90,11 @@ class Combined(torch.optim.Optimizer):
         self.parts: tuple[torch.optim.Optimizer, ...] = ()  # until the groups are in place
         groups = [group for part in parts for group in part.param_groups]
         # Schedulers that cycle the momentum (OneCycleLR) look for it among the defaults.
-        momentum = {"momentum": part.defaults["momentum"] for part in parts if "momentum" in part.defaults}
-        super().__init__(groups, {"lr": parts[-1].defaults["lr"]} | momentum)
+        defaults = {"lr": parts[-1].defaults["lr"]}
+        for part in parts:
+            if "momentum" in part.defaults:
+                defaults["momentum"] = part.defaults["momentum"]
+        super().__init__(groups, defaults)
         self.parts = parts
         self._share()
 
@@ -136,7 +139,7 @@ def _evaluated(closure: Callable[[], object] | None):
 
 
 def is_weight(parameter: Tensor) -> bool:
-    """Whether a parameter is the weight of a convolution or linear layer, not a bias or a norm's parameter."""
+    """Whether a parameter is the weight of a convolution or a linear layer, not a bias or part of a norm."""
     return parameter.ndim >= 2
 
 
@@ -145,7 +148,18 @@ def sgd(
 ) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum; `lr_rest` is not used."""
     groups = _decayed_groups(net.parameters(), weight_decay)
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+    if momentum:
+        optimizer.register_step_pre_hook(_start_momentum_at_zero)
+    return optimizer
+
+
+def _start_momentum_at_zero(optimizer: torch.optim.Optimizer, *_) -> None:
+    # Otherwise, if GradScaler skips the first step, fused SGD leaves the buffers without values.
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def adamw(

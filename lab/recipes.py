@@ -122,14 +122,17 @@ class Recipe:
         if unknown := [name for name in record if name not in names]:
             raise ValueError(f"unknown fields {unknown} of a recipe; they are {', '.join(names)}")
         values = _tupled(record)
-        if isinstance(values.get("augment"), dict):
-            values["augment"] = Augment(**values["augment"])
-        if values.get("teacher") is not None:
-            values["teacher"] = cls.from_dict(record["teacher"])
-        if any(size > MAX_SCALE for _, size in values.get("image_sizes", ())):
-            values["image_sizes"] = tuple(
-                (share, pixels / LEGACY_SIDE) for share, pixels in values["image_sizes"]
-            )
+        try:
+            if isinstance(values.get("augment"), dict):
+                values["augment"] = Augment(**values["augment"])
+            if values.get("teacher") is not None:
+                values["teacher"] = cls.from_dict(record["teacher"])
+            if any(size > MAX_SCALE for _, size in values.get("image_sizes", ())):
+                values["image_sizes"] = tuple(
+                    (share, pixels / LEGACY_SIDE) for share, pixels in values["image_sizes"]
+                )
+        except TypeError as error:
+            raise ValueError(f"not the record of a recipe: {error}") from error
         return cls(**values)
 
     def difference(self, other: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -182,7 +185,7 @@ def _tupled(value):
 
 # ---- The named recipes -----------------------------------------------------------------------------
 
-# Tables of rows within the usual rules of the course: fewer than 200,000 parameters, receptive field above 44.
+# Tables of rows within the usual rules: fewer than 200,000 parameters, receptive field above 44.
 MINUTE_STAGES = (
     ((32, "standard", 2), (32, "standard", 1)),
     ((64, "standard", 2), (64, "standard", 1), (64, "standard", 1)),
@@ -244,15 +247,15 @@ TEACHER = replace(
 )
 
 # Held out, seed 0, 8 epochs at lr 0.1 (seconds in parentheses): this table 89.7 % (356); one row fewer at
-# 32x32 and two fewer at 8x8, 149,000 parameters: 89.5 % (279); the table of `coffee`: 88.2 % (162); dense rows
-# only at 32x32, then separable rows of 64 and 128 channels, 154,000 parameters: 87.4 % (293). Separable rows of
-# 96 channels at 16x16, 161,000 parameters, gave 89.8 % with 16 epochs. Rows of 24 channels at 32x32 take longer
-# than rows of 32.
+# 32x32 and two fewer at 8x8, 149,000 parameters: 89.5 % (279); the table of `coffee`: 88.2 % (162); dense
+# rows only at 32x32, then separable rows of 64 and 128 channels, 154,000 parameters: 87.4 % (293). Separable
+# rows of 96 channels at 16x16, 161,000 parameters, gave 89.8 % with 16 epochs. Rows of 24 channels at 32x32
+# take longer than rows of 32.
 #
 # With a teacher trained for 16 epochs, held out, seed 0, at this rate and with cutout: 88.9 % after 8 epochs
-# (88.3 % without the teacher); the small network 90.2 % after 24 epochs (89.6 %), and 90.0 % with a cutout of
-# 12 pixels. At temperature 4, with a tenth of the labels mixed in: 88.3 % after 8 epochs. The number of epochs
-# was not tried.
+# (88.3 % without the teacher); the small network 90.2 % after 24 epochs (89.6 %), and 90.0 % with a cutout
+# of 12 pixels. At temperature 4, with a tenth of the labels mixed in: 88.3 % after 8 epochs. The number of
+# epochs was not tried.
 FRONTIER = replace(
     TEACHER, epochs=100, lr=0.07, net={"stages": FRONTIER_STAGES}, teacher=TEACHER, temperature=2.0
 )

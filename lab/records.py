@@ -175,7 +175,8 @@ def _changed(here, there):
 
 def describe_network(net: nn.Module) -> dict[str, Any]:
     """What identifies a network's structure: its class and a digest of modules, shapes and frozen parts."""
-    shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in net.state_dict().items()]
+    tensors = [*net.named_parameters(), *net.named_buffers()]
+    shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors]
     frozen = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
     # The text tells layer, group and instance norm apart, whose tensors are alike.
     structure = hashlib.sha256(repr((str(net), shapes, frozen)).encode()).hexdigest()[:16]
@@ -192,7 +193,7 @@ def weights_digest(net: nn.Module) -> str:
 
 
 def write_whole(path: str | Path, content: bytes) -> Path:
-    """Write a file so that whoever reads it sees the old content or the new, never a part; returns the path."""
+    """Write a file so that a reader sees the old content or the new, never a part; returns the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
@@ -224,6 +225,8 @@ class Checkpoint:
         scaler: torch.amp.GradScaler | None = None,
     ):
         self.path = Path(path)
+        if self.path.is_dir():
+            raise ValueError(f"checkpoint={str(path)!r} is a folder; give a file")
         self.net, self.optimizer, self.scaler = net, optimizer, scaler
 
     def _content(self, history: History) -> bytes:
@@ -247,16 +250,13 @@ class Checkpoint:
 
         Raises ValueError if it cannot, saying why; leaves no file.
         """
-        if self.path.is_dir():
-            raise ValueError(f"checkpoint={str(self.path)!r} is a folder; give a file")
-        trial = self.path.with_name(self.path.name + ".trial")
+        trial = self.path.with_name(f"{self.path.name}.trial.part")
         try:
-            write_whole(trial, self._content(history))
-            torch.load(trial, map_location="cpu", weights_only=True)
+            content = self._content(history)
+            torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            write_whole(trial, content).unlink()
         except Exception as error:  # torch raises whatever the state leads to
             raise ValueError(f"the run could not be saved to {self.path}: {error}") from error
-        finally:
-            trial.unlink(missing_ok=True)
 
     def resume(self, new: History) -> History:
         """Load the file into network and optimizer, if it is there, and return its History.

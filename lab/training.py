@@ -273,15 +273,15 @@ def fit(
     seed = seed_of(seed, train_loader)
     with random_states_kept(device), loader_kept(train_loader), _modes_kept(net), _channels_last(net, device):
         optimizer, scaler = recipe.make_optimizer(net), grad_scaler(**compute)
+        schedule = _Schedule(recipe, optimizer, batches_of(train_loader))
         history = _new_history(net, train_loader, test_loader, recipe, seed, name, **compute)
         store = None if checkpoint is None else Checkpoint(checkpoint, net, optimizer, scaler)
         if store is not None:
             history = _resumed(store, history, train_loader, resume)
-        schedule = _Schedule(recipe, optimizer, batches_of(train_loader), history, progress)
-        with schedule.bar:
+        with schedule.bar(history, progress) as bar:
             for epoch in range(history.epochs, recipe.epochs):
                 rewind(train_loader, seed, epoch)
-                before_step = schedule.before_steps_of(epoch)
+                before_step = schedule.before_steps_of(epoch, bar)
                 options = {"before_step": before_step, "scaler": scaler, **compute}
                 _train_epoch(history, net, train_loader, optimizer, recipe, **options)
                 if measure_peak:
@@ -290,7 +290,8 @@ def fit(
                     loss, accuracy = test(net, test_loader, **compute)
                     history.loss.append(loss)
                     history.accuracy.append(accuracy)
-                schedule.end_epoch(history)
+                schedule.check_length()
+                bar.set_postfix(_shown(history))
                 if store is not None:
                     store.save(history)
         if test_loader is not None:
@@ -324,7 +325,6 @@ def _check(recipe: Recipe, loader, name: str) -> None:
 
 def _new_history(net, train_loader, test_loader, recipe, seed, name, *, device, dtype) -> History:
     """What the run is, before its first epoch."""
-    batches_of(train_loader)
     part = "validation" if getattr(test_loader, "part", "") == "validation" else "test"
     data = {"train": describe_loader(train_loader, seed)}
     if test_loader is not None:
@@ -350,8 +350,9 @@ def _resumed(store: Checkpoint, new: History, train_loader, resume: bool) -> His
     history = store.resume(new) if resume else new
     if history.start != new.start:
         warnings.warn(
-            f"{store.path} began from other weights than this network has, and its weights replace them; seed "
-            "torch before making the network to begin from the same ones, or give another file for another run",
+            f"{store.path} began from other weights than this network has, and its own replace them; to "
+            "begin from the same ones, seed torch before making the network; for another run, give another "
+            "file",
             stacklevel=3,
         )
     if history.epochs < history.recipe["epochs"]:
@@ -368,41 +369,44 @@ def _resumed(store: Checkpoint, new: History, train_loader, resume: bool) -> His
 @contextmanager
 def _channels_last(net: nn.Module, device: torch.device) -> Iterator[None]:
     """The network on `device` with channels last in memory, and in its own memory format at the end."""
-    planes = [tensor for tensor in (*net.parameters(), *net.buffers()) if tensor.ndim == 4]
-    first = [tensor.is_contiguous() for tensor in planes]
+    strides = [tensor.stride() for tensor in _maps(net)]
     # Faster in float32 as well: a step takes 0.76 of the time of channels first (0.88 with only AVX2).
     net.to(device, memory_format=torch.channels_last)
     try:
         yield
     finally:
-        planes = [tensor for tensor in (*net.parameters(), *net.buffers()) if tensor.ndim == 4]
-        for tensor, channels_first in zip(planes, first, strict=True):
-            if channels_first:
-                tensor.data = tensor.data.contiguous()
+        for tensor, stride in zip(_maps(net), strides, strict=True):
+            if tensor.stride() != stride:
+                data = torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device)
+                tensor.data = data.copy_(tensor.data)
+
+
+def _maps(net: nn.Module) -> list[Tensor]:
+    return [tensor for tensor in (*net.parameters(), *net.buffers()) if tensor.ndim == 4]
 
 
 class _Schedule:
-    """Sets learning rates and image sizes before each step, and shows how far the run is."""
+    """Sets the learning rates and image sizes before each step, and counts the steps of an epoch."""
 
-    def __init__(
-        self, recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int, history: History, show: bool
-    ):
-        self.recipe, self.optimizer, self.steps, self.name = recipe, optimizer, steps, history.name
-        self.peak = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    def __init__(self, recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int):
+        self.recipe, self.optimizer, self.steps = recipe, optimizer, steps
+        self.peak = [group["lr"] for group in optimizer.param_groups]
         self.taken = 0  # steps of this epoch
+        self.name = ""
+
+    def bar(self, history: History, show: bool) -> tqdm:
+        self.name = history.name
         # Plain text needs no widgets, so a saved notebook stays valid; without a stderr nothing is shown.
-        self.bar = tqdm(
-            total=recipe.epochs * steps,
-            initial=history.epochs * steps,
+        return tqdm(
+            total=self.recipe.epochs * self.steps,
+            initial=history.epochs * self.steps,
             disable=not show or sys.stderr is None,
-            mininterval=0.5
-            if sys.stderr and sys.stderr.isatty()
-            else 2,  # seconds; a notebook keeps every line
+            mininterval=0.5 if sys.stderr and sys.stderr.isatty() else 2,  # seconds; a notebook keeps all
         )
 
-    def before_steps_of(self, epoch: int) -> Callable[[int], float | None]:
+    def before_steps_of(self, epoch: int, bar: tqdm) -> Callable[[int], float | None]:
         """The function that `train` calls before each step of `epoch`."""
-        self.bar.set_description(f"{self.name} epoch {epoch + 1}/{self.recipe.epochs}")
+        bar.set_description(f"{self.name} epoch {epoch + 1}/{self.recipe.epochs}")
 
         def before_step(index: int) -> float | None:
             # A loader with more batches than its len() stays at the end of the epoch.
@@ -410,27 +414,26 @@ class _Schedule:
             for group, lr in zip(self.optimizer.param_groups, self.peak, strict=True):
                 group["lr"] = lr * self.recipe.lr_factor(done)
             self.taken = index + 1
-            self.bar.update()
+            bar.update()
             return self.recipe.image_scale(done)
 
         return before_step
 
-    def end_epoch(self, history: History) -> None:
-        """Show the epoch's figures; warn if the loader did not have as many batches as it said."""
+    def check_length(self) -> None:
+        """Warn if the loader did not yield as many batches as it said."""
         if self.taken != self.steps:
             warnings.warn(
-                f"the loader's len() is {self.steps}, but it yielded {self.taken} batches: learning rate and "
+                f"the loader's len() is {self.steps}, but it yielded {self.taken} batches; learning rate and "
                 "image size followed its len()",
                 stacklevel=3,
             )
-        shown = {
-            "train loss": f"{history.train_loss[-1]:.3f}",
-            "accuracy": f"{history.train_accuracy[-1]:.1%}",
-        }
-        if history.loss:
-            part = history.evaluated_on
-            shown |= {
-                f"{part} loss": f"{history.loss[-1]:.3f}",
-                f"{part} accuracy": f"{history.accuracy[-1]:.1%}",
-            }
-        self.bar.set_postfix(shown)
+
+
+def _shown(history: History) -> dict[str, str]:
+    """The last epoch's figures, as the bar shows them."""
+    shown = {"train loss": f"{history.train_loss[-1]:.3f}", "accuracy": f"{history.train_accuracy[-1]:.1%}"}
+    if history.loss:
+        part = history.evaluated_on
+        shown[f"{part} loss"] = f"{history.loss[-1]:.3f}"
+        shown[f"{part} accuracy"] = f"{history.accuracy[-1]:.1%}"
+    return shown

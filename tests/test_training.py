@@ -2,27 +2,34 @@
 
 import gc
 import json
-import math
+import random
 import sys
+import warnings
 from dataclasses import asdict, replace
 from functools import partial
 
+import matplotlib
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from lab.metrics import accuracy_of
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 import lab.training
-from lab.data import Augment, Loader, loaders_from, normalize
+from lab.data import Augment, Loader, denormalize, loaders_from, normalize, stand_in
 from lab.machine import number_format
-from lab.recipes import OPTIMIZERS, Muon, Recipe
-from lab.training import History, accuracy_of, distilled, evaluate, fit, train
+from lab.optim import OPTIMIZERS, Muon
+from lab.recipes import RECIPES, Recipe
+from lab.records import History
+from lab.training import distilled, evaluate, fit, train
 from model import CONVS, NORMS, Net
 
 EXACT = {"device": "cpu", "dtype": torch.float32}
 QUIET = {"progress": False} | EXACT
+EVERY = {"measure_peak": True} | QUIET
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +59,7 @@ def uint8_loader() -> Loader:
 
 def small_net(norm="batch", seed=0, **options) -> Net:
     torch.manual_seed(seed)
-    return Net(norm, width=0.25, num_classes=3, **options)
+    return Net(norm, **{"width": 0.25, "num_classes": 3} | options)
 
 
 def same_weights(one: nn.Module, other: nn.Module) -> bool:
@@ -146,24 +153,30 @@ def test_training_uses_the_training_mode_and_testing_does_not():
     assert seen == [(True, True)] * 3 + [(False, False)] * 3
 
 
-def test_gradients_through_float16_are_those_of_float32_and_would_vanish_unscaled(monkeypatch):
-    def gradient(dtype):
+def test_gradients_through_float16_are_those_of_float32_and_would_vanish_unscaled():
+    def gradient(dtype, scaler=None):
         net = small_net("none")
-        faint = partial(_faint, factor=1e-5)
-        train(net, [(IMAGES, LABELS)], torch.optim.SGD(net.parameters(), lr=0.0), loss=faint, dtype=dtype)
+        options = {"loss": partial(_faint, factor=1e-5), "dtype": dtype, "scaler": scaler}
+        train(net, [(IMAGES, LABELS)], torch.optim.SGD(net.parameters(), lr=0.0), **options)
         return net.c1[0].conv.weight.grad
 
     exact = gradient(torch.float32)
     assert (gradient(torch.float16) - exact).norm() < 0.05 * exact.norm()
-    monkeypatch.setattr(lab.training, "LOSS_SCALE", 1.0)
-    assert (gradient(torch.float16) - exact).norm() > 0.2 * exact.norm()
+    unscaled = torch.amp.GradScaler("cpu", init_scale=1.0)
+    assert (gradient(torch.float16, unscaled) - exact).norm() > 0.2 * exact.norm()
 
 
-def test_what_float16_cannot_hold_does_not_end_the_training():
+def test_a_step_that_overflows_float16_is_skipped_and_the_next_is_not():
     net = small_net("none")
-    huge = partial(_faint, factor=1e9)
-    train(net, [(IMAGES, LABELS)], torch.optim.SGD(net.parameters(), lr=0.1), loss=huge, dtype=torch.float16)
-    assert all(parameter.isfinite().all() for parameter in net.parameters())
+    start = [parameter.clone() for parameter in net.parameters()]
+    scaler, sgd = torch.amp.GradScaler("cpu", init_scale=1024.0), torch.optim.SGD(net.parameters(), lr=0.1)
+    factors = iter((1e9, 1.0))
+    options = {"dtype": torch.float16, "scaler": scaler}
+    train(net, [(IMAGES, LABELS)], sgd, loss=lambda *pair: _faint(*pair, factor=next(factors)), **options)
+    assert all(map(torch.equal, net.parameters(), start))
+    assert scaler.get_scale() == 512
+    train(net, [(IMAGES, LABELS)], sgd, loss=lambda *pair: _faint(*pair, factor=next(factors)), **options)
+    assert not torch.equal(net.output.weight, start[-2])
 
 
 def _faint(logits, labels, factor):
@@ -194,21 +207,33 @@ def test_penalties_pull_weights_and_neither_biases_nor_norms(norm, l1, l2):
         torch.testing.assert_close(after.detach(), before - 0.1 * pull)
 
 
-def test_before_each_step_its_index_is_told_and_images_are_resized_as_asked():
-    net, told, seen = small_net(), [], []
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 48), (20, 17)])
+def test_before_each_step_its_index_is_told_and_the_sides_are_scaled_as_asked(height, width):
+    net, told, seen = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3)), [], []
     net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    images = torch.randn(10, 3, height, width)
 
     def before_step(index):
         told.append(index)
-        return (None, 16, 24)[index]
+        return (None, 1.0, 1.5)[index]
 
     still = torch.optim.SGD(net.parameters(), lr=0.0)
-    train(net, ten(), still, before_step=before_step, **EXACT)
+    train(net, DataLoader(TensorDataset(images, LABELS), 4), still, before_step=before_step, **EXACT)
     assert told == [0, 1, 2]
-    assert torch.equal(seen[0], IMAGES[:4])
-    assert torch.equal(seen[1], IMAGES[4:8])
-    expected = F.interpolate(IMAGES[8:], size=(24, 24), mode="bilinear", antialias=True)
+    assert torch.equal(seen[0], images[:4])
+    assert torch.equal(seen[1], images[4:8])
+    size = (round(1.5 * height), round(1.5 * width))
+    expected = F.interpolate(images[8:], size=size, mode="bilinear", antialias=True)
     torch.testing.assert_close(seen[2], expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_training_puts_the_mode_of_every_part_back(training):
+    net = small_net().train(training)
+    net.c2.train(not training)
+    modes = [module.training for module in net.modules()]
+    train(net, ten(), torch.optim.SGD(net.parameters(), lr=0.0), **EXACT)
+    assert [module.training for module in net.modules()] == modes
 
 
 # ---- An evaluation ---------------------------------------------------------------------------------
@@ -221,6 +246,36 @@ def test_evaluate_gives_every_logit_and_label_in_order():
     assert torch.equal(labels, LABELS)
     assert logits.dtype == torch.float32
     assert labels.dtype == torch.int64
+
+
+def test_labels_may_be_probabilities_in_testing_too():
+    net, shares = linear(), torch.rand(10, 3).softmax(1)
+    loader = DataLoader(TensorDataset(IMAGES, shares), 4)
+    logits, labels = evaluate(net, loader, **EXACT)
+    torch.testing.assert_close(labels, shares)
+    loss, accuracy = lab.training.test(net, loader, **EXACT)
+    assert loss == pytest.approx(-(shares * logits.log_softmax(1)).sum(1).mean().item(), rel=1e-5)
+    assert accuracy == pytest.approx((logits.argmax(1) == shares.argmax(1)).float().mean().item())
+    history = fit(net, loader, loader, Recipe(epochs=1, optimizer="sgd", lr=0.0), **QUIET)
+    assert history.test_loss == pytest.approx([loss], rel=1e-5)
+
+
+def test_evaluate_leaves_random_states_and_the_loader_s_epoch_as_they_were():
+    loader = uint8_loader()
+    loader.epoch = 5
+    before = torch.get_rng_state()
+    for each in (loader, ten(shuffle=True)):
+        evaluate(small_net(), each, **EXACT)
+    torch.manual_seed(0)
+    assert loader.epoch == 5
+    torch.set_rng_state(before)
+    evaluate(linear_without_seed(), ten(shuffle=True), **EXACT)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def linear_without_seed() -> nn.Module:
+    with torch.random.fork_rng():
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3))
 
 
 def test_evaluate_averages_the_logits_of_each_image_and_its_mirror_image():
@@ -366,7 +421,7 @@ def ten_classes(seed=0, norm="batch") -> nn.Module:
 
 def run(small, loaders=ours, recipe=SHORT, *, seed=0, net=None, **options):
     net = net or ten_classes()
-    return net, fit(net, *loaders(small), recipe, seed=seed, **QUIET | options)
+    return net, fit(net, *loaders(small), recipe, seed=seed, **EVERY | options)
 
 
 def without_seconds(history: History) -> dict:
@@ -395,21 +450,19 @@ def test_the_history_says_what_ran(small):
     assert history.dataset == small.name
     assert history.parameters == sum(p.numel() for p in net.parameters())
     assert history.recipe == SHORT.to_dict()
+    assert history.data == {"train": ours(small)[0].describe(), "test": ours(small)[1].describe()}
+    assert history.network["class"] == "Sequential"
     assert history.seed == 3
     assert history.name == "Sequential"
     assert run(small, name="mine", recipe=replace(SHORT, epochs=1))[1].name == "mine"
     assert history.epochs == 4
     lists = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "lr", "seconds", "gflops")
     assert [len(getattr(history, name)) for name in lists] == [4] * 7
+    assert history.validation_loss == history.validation_accuracy == []
     assert {"device", "threads", "torch", "python", "dtype"} <= set(history.machine)
     assert history.machine["dtype"] == "float32"
     assert history.train_seconds == sum(history.seconds) > 0
     assert min(history.gflops) > 0
-
-
-def test_peak_normalized_time_is_seconds_times_the_rate_of_their_epoch():
-    assert a_history(seconds=[2.0, 3.0], gflops=[100.0, 200.0]).peak_tflop == pytest.approx(0.8)
-    assert math.isnan(a_history(seconds=[2.0, 3.0], gflops=[200.0]).peak_tflop)
 
 
 def test_the_last_figures_are_those_of_the_network_as_it_ends(small):
@@ -468,7 +521,7 @@ def test_the_recorded_rate_is_that_of_each_epoch_s_last_step(schedule, optimizer
 def test_every_group_of_an_optimizer_follows_the_schedule(monkeypatch):
     rates = []
 
-    def noted(net, recipe):
+    def noted(net, **_):
         class Noted(torch.optim.SGD):
             def step(self, closure=None):
                 rates.append([group["lr"] for group in self.param_groups])
@@ -486,7 +539,7 @@ def test_image_sizes_resize_what_the_network_sees(small):
     seen = []
     net = ten_classes()
     net.register_forward_pre_hook(lambda module, inputs: seen.append((module.training, *inputs[0].shape[2:])))
-    recipe = replace(SHORT, epochs=2, image_sizes=((0.0, 16), (0.34, 24), (0.6, 32)))
+    recipe = replace(SHORT, epochs=2, image_sizes=((0.0, 0.5), (0.34, 0.75), (0.6, 1.0)))
     run(small, recipe=recipe, net=net)
     trained = [size for training, *size in seen if training]
     assert trained == [[16, 16]] * 3 + [[24, 24]] + [[32, 32]] * 2  # at 0, 1/6 and 1/3; 1/2; 2/3 and 5/6
@@ -555,7 +608,7 @@ def test_no_step_reads_a_number_back_from_the_device(small, optimizer):
         weights = [parameter for parameter in net.parameters() if parameter.ndim > 1]
         made = optimizer_of(net) if optimizer == "sgd" else Muon(weights, lr=0.1, momentum=0.6)
         with Reads() as mode:
-            train(net, loader, made, before_step=lambda index: 24, **EXACT)
+            train(net, loader, made, before_step=lambda index: 0.75, **EXACT)
         return mode.count
 
     assert reads(100) == reads(500) > 0  # the epoch's loss and accuracy alone are read
@@ -569,10 +622,10 @@ def test_no_step_waits_for_the_gpu(small, optimizer):
 
     def watch(index):  # all steps but the first, which sets up, and the last, after which figures are read
         torch.cuda.set_sync_debug_mode("error" if 0 < index < len(loader) - 1 else "default")
-        return 24
+        return 0.75
 
     try:
-        train(net, loader, OPTIMIZERS[optimizer](net, Recipe(optimizer=optimizer)), before_step=watch)
+        train(net, loader, Recipe(optimizer=optimizer).make_optimizer(net), before_step=watch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -595,7 +648,7 @@ def test_tensors_held_do_not_grow_over_the_epochs(small):
     assert held[1] == held[2] == held[3]
 
 
-# ---- History ---------------------------------------------------------------------------------------
+# ---- What is recorded ------------------------------------------------------------------------------
 
 
 def test_fit_records_the_accuracy_with_flips_of_the_trained_network_alone(small):
@@ -606,41 +659,6 @@ def test_fit_records_the_accuracy_with_flips_of_the_trained_network_alone(small)
     expected = accuracy_of(*evaluate(net, loaders[1], flips=True, **EXACT))
     assert history.test_accuracy_flips == expected
     assert fit(net, loaders[0], None, Recipe(epochs=1), **QUIET).test_accuracy_flips is None
-
-
-def test_a_history_is_read_as_it_was_written(small, tmp_path):
-    _, history = run(small, recipe=replace(SHORT, image_sizes=((0.0, 16), (0.5, 32))))
-    path = history.save(tmp_path / "new" / "folder" / "run.json")
-    assert History.load(path) == history
-    assert json.loads(path.read_text())["recipe"]["lr"] == SHORT.lr
-    assert [file.name for file in path.parent.iterdir()] == ["run.json"]
-
-
-def a_history(**lists) -> History:
-    return History(
-        name="N", dataset="D", parameters=5, recipe={"lr": 1.0}, seed=7, machine={"cpus": 2}, **lists
-    )
-
-
-def test_the_summary_is_of_the_last_epoch_not_of_the_best():
-    history = a_history(train_loss=[1.0, 2.0, 3.0], test_accuracy=[0.5, 0.9, 0.4], seconds=[1.25, 2.5, 3.0])
-    assert history.summary() == {
-        "name": "N",
-        "dataset": "D",
-        "test_accuracy": 0.4,
-        "train_seconds": 6.75,
-        "parameters": 5,
-        "epochs": 3,
-        "seed": 7,
-    }
-
-
-def test_saving_what_json_cannot_hold_leaves_the_old_file_whole(tmp_path):
-    path = a_history(train_loss=[1.0]).save(tmp_path / "run.json")
-    before = path.read_bytes()
-    with pytest.raises(TypeError):
-        a_history(train_loss=[object()]).save(path)
-    assert path.read_bytes() == before
 
 
 # ---- Checkpoints -----------------------------------------------------------------------------------
@@ -670,7 +688,7 @@ def test_a_killed_run_that_is_resumed_ends_in_the_bits_of_one_that_never_stopped
     straight, history = run(small, loaders)
     path = tmp_path / "new" / "run.pt"
     killed(small, loaders, path, step)
-    resumed, again = run(small, loaders, net=ten_classes(seed=9), checkpoint=path)
+    resumed, again = run(small, loaders, checkpoint=path)
     assert without_seconds(again) == without_seconds(history)
     assert len(again.seconds) == 4
     assert same_weights(resumed, straight)
@@ -698,13 +716,13 @@ def test_resuming_takes_up_the_state_of_every_optimizer(small, tmp_path, optimiz
     with pytest.raises(KeyboardInterrupt):
         run(small, recipe=recipe, net=net, checkpoint=tmp_path / "run.pt")
     handle.remove()
-    resumed, _ = run(small, recipe=recipe, net=ten_classes(seed=9), checkpoint=tmp_path / "run.pt")
+    resumed, _ = run(small, recipe=recipe, checkpoint=tmp_path / "run.pt")
     assert same_weights(resumed, straight)
 
 
 def test_a_finished_run_is_read_and_not_trained_again(small, tmp_path):
     net, history = run(small, checkpoint=tmp_path / "run.pt")
-    again, same = run(small, net=ten_classes(seed=9), checkpoint=tmp_path / "run.pt")
+    again, same = run(small, checkpoint=tmp_path / "run.pt")
     assert same == history
     assert same_weights(again, net)
 
@@ -727,12 +745,44 @@ def test_a_checkpoint_is_plain_tensors_and_numbers(small, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["run.pt"]
 
 
+def half(small) -> tuple[Loader, ...]:
+    return loaders_from(small, 32, limit=40, device="cpu")
+
+
+def coarser(small) -> tuple[Loader, ...]:
+    return loaders_from(small, 40, limit=80, device="cpu")
+
+
+def unaugmented(small) -> tuple[Loader, ...]:
+    return loaders_from(small, 32, limit=80, device="cpu", augment=False)
+
+
+def held_out(small) -> tuple[Loader, ...]:
+    return loaders_from(small, 32, limit=80, device="cpu", validation=20)[:2]
+
+
+def other_test_images(small) -> tuple[Loader, ...]:
+    return ours(small)[0], half(small)[1]
+
+
+def frozen() -> nn.Module:
+    net = ten_classes()
+    net[0].c1.requires_grad_(False)
+    return net
+
+
 MISMATCHES = {
-    "seed": {"seed": 1},
-    "recipe": {"recipe": replace(SHORT, lr=0.2)},
+    "seed 0, not 1": {"seed": 1},
+    r"recipe \{'lr': 0.1\}, not \{'lr': 0.2\}": {"recipe": replace(SHORT, lr=0.2)},
     "parameters": {"net": lambda: nn.Sequential(Net(width=0.5), nn.Dropout(0.1))},
+    "network": {"net": frozen},
     "name": {"name": "another"},
     "dataset": {"loaders": theirs},
+    r"data \{'train': \{'images': 80,.*not \{'train': \{'images': 40": {"loaders": half},
+    r"data \{'test': \{'images': 80,": {"loaders": other_test_images},
+    r"data \{'train': \{'batch_size': 32": {"loaders": coarser},
+    r"data \{'train': \{'augment': \{'flip': True, 'shift': 4": {"loaders": unaugmented},
+    "evaluated_on 'test', not 'validation'": {"loaders": held_out},
     "--dtype float32": {"dtype": torch.bfloat16},
 }
 
@@ -764,12 +814,12 @@ def test_a_checkpoint_of_another_run_is_refused_and_left_alone(small, finished, 
 @pytest.mark.parametrize("norm", ["layer", "instance"])
 def test_a_checkpoint_of_another_norm_with_as_many_parameters_is_refused(small, tmp_path, norm):
     run(small, net=ten_classes(norm="group"), checkpoint=tmp_path / "run.pt")
-    refused(small, tmp_path / "run.pt", "of another network", net=lambda: ten_classes(norm=norm))
+    refused(small, tmp_path / "run.pt", "network", net=lambda: ten_classes(norm=norm))
 
 
 def test_a_checkpoint_without_the_network_s_statistics_is_refused(small, tmp_path):
     run(small, net=ten_classes(norm="group"), checkpoint=tmp_path / "run.pt")
-    refused(small, tmp_path / "run.pt", "of another network", net=lambda: ten_classes(norm="batch"))
+    refused(small, tmp_path / "run.pt", "network", net=lambda: ten_classes(norm="batch"))
 
 
 @pytest.mark.parametrize("content", ["rubbish", "half", "empty", "foreign"])
@@ -781,6 +831,335 @@ def test_a_file_that_is_no_checkpoint_is_refused_and_left_alone(small, finished,
         whole = finished.read_bytes()
         path.write_bytes({"rubbish": b"rubbish", "half": whole[: len(whole) // 2], "empty": b""}[content])
     refused(small, path, "checkpoint")
+
+
+def test_a_run_of_another_loader_of_the_same_kind_is_refused(small, tmp_path):
+    def loaders(images, labels, batch_size=32):
+        return lambda _: (DataLoader(TensorDataset(images, labels), batch_size, shuffle=True), None)
+
+    images, labels = small.train_images[:96].float() / 255, small.train_labels[:96]
+    path = tmp_path / "run.pt"
+    run(small, loaders(images[:80], labels[:80]), checkpoint=path)
+    refused(small, path, "first_batch", loaders=loaders(images[16:], labels[16:]))
+    refused(small, path, "batch_size", loaders=loaders(images[:80], labels[:80], 16))
+
+
+def test_the_checkpoint_of_a_short_run_is_not_handed_back_for_a_long_one(tmp_path):
+    recipe, path = Recipe(epochs=1), tmp_path / "a.pt"
+    data = stand_in(600, 100)
+    options = {"checkpoint": path} | QUIET
+    fit(small_net(num_classes=10), *loaders_from(data, limit=50, device="cpu"), recipe, **options)
+    with pytest.raises(ValueError, match=r"'images': 50.*not .*'images': 500"):
+        fit(small_net(num_classes=10), *loaders_from(data, limit=500, device="cpu"), recipe, **options)
+
+
+def test_a_teacher_s_labels_identify_the_teacher_and_its_temperature(small, tmp_path):
+    recipe = replace(SHORT, teacher=Recipe(epochs=1), temperature=2.0)
+    torch.manual_seed(5)
+    teachers = [Net(width=0.25), Net(width=0.25)]
+
+    def taught(teacher, temperature=2.0):
+        return lambda _: (distilled(ours(small)[0], teacher, temperature, **EXACT), ours(small)[1])
+
+    path = tmp_path / "run.pt"
+    run(small, taught(teachers[0]), recipe, checkpoint=path)
+    _, history = run(small, taught(teachers[0]), recipe, checkpoint=path)
+    assert history.data["train"]["temperature"] == 2.0
+    refused(small, path, "'teacher'", loaders=taught(teachers[1]), recipe=recipe)
+    refused(small, path, "'temperature': 2.0", loaders=taught(teachers[0], 3.0), recipe=recipe)
+
+
+def test_going_on_from_a_run_that_began_from_other_weights_is_said(small, tmp_path):
+    run(small, recipe=replace(SHORT, epochs=1), checkpoint=tmp_path / "run.pt")
+    with pytest.warns(UserWarning, match="began from other weights"):
+        run(small, recipe=replace(SHORT, epochs=1), net=ten_classes(seed=9), checkpoint=tmp_path / "run.pt")
+
+
+@pytest.mark.parametrize("source", ["numpy", "random", "own", "sampler", "persistent workers"])
+def test_a_run_resumes_exactly_whatever_its_loader_draws_from(small, tmp_path, source):
+    class Noisy(torch.utils.data.Dataset):
+        def __init__(self):
+            self.generator = np.random.default_rng(3)
+
+        def __len__(self):
+            return 80
+
+        def __getitem__(self, index):
+            draw = {"random": random.random, "own": self.generator.random}.get(source, np.random.rand)
+            return small.train_images[index].float() / 255 - 0.5 * draw(), small.train_labels[index]
+
+    def loaders(_):
+        options = {"shuffle": True}
+        if source == "sampler":
+            options = {"sampler": RandomSampler(range(80), generator=torch.Generator().manual_seed(4))}
+        if source == "persistent workers":
+            options |= {"num_workers": 1, "persistent_workers": True}
+        return DataLoader(Noisy(), 32, **options), None
+
+    straight, history = run(small, loaders)
+    killed(small, loaders, tmp_path / "run.pt", 7)
+    resumed, again = run(small, loaders, checkpoint=tmp_path / "run.pt")
+    assert same_weights(resumed, straight)
+    assert again.train_loss == history.train_loss
+
+
+def test_a_loader_that_cannot_be_repeated_is_said_before_training_if_a_checkpoint_is_kept(small, tmp_path):
+    class Unseeded(TensorDataset):
+        def __getitem__(self, index):
+            images, labels = super().__getitem__(index)
+            return images + random.SystemRandom().random(), labels
+
+    loader = DataLoader(Unseeded(IMAGES, LABELS), 5)
+    with pytest.warns(UserWarning, match="will not equal an unbroken one"):
+        fit(small_net(), loader, None, Recipe(epochs=1), checkpoint=tmp_path / "run.pt", **QUIET)
+    fit(small_net(), loader, None, Recipe(epochs=1), **QUIET)
+
+
+def test_float16_resumes_with_its_loss_scale(small, tmp_path):
+    options = {"recipe": replace(SHORT, optimizer="sgd", lr=0.01), "dtype": torch.float16}
+    straight, _ = run(small, **options)
+    net, steps = ten_classes(), []
+
+    def interrupt(module, inputs):
+        steps.append(module.training)
+        if sum(steps) > 7:
+            raise KeyboardInterrupt
+
+    net.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(small, net=net, checkpoint=tmp_path / "run.pt", **options)
+    resumed, _ = run(small, checkpoint=tmp_path / "run.pt", **options)
+    assert same_weights(resumed, straight)
+
+
+# ---- What cannot work is refused before the first step ---------------------------------------------
+
+
+def refused_at_once(match, net=None, loader=None, recipe=None, **options):
+    net = net or small_net()
+    net.register_forward_pre_hook(lambda *_: pytest.fail("a step was taken"))
+    with pytest.raises(ValueError, match=match):
+        fit(net, loader or ten(), None, recipe or Recipe(epochs=1), **QUIET | options)
+
+
+def test_a_wrong_recipe_name_or_seed_is_refused():
+    refused_at_once("recipe='default'.*must be a Recipe", recipe="default")
+    refused_at_once("name=3", name=3)
+    refused_at_once(r"seed=1\.5", seed=1.5)
+
+
+def test_a_loader_without_a_length_is_refused():
+    refused_at_once(r"generator has no len\(\)", loader=(pair for pair in [(IMAGES, LABELS)]))
+
+
+def test_what_cannot_be_saved_is_refused(tmp_path):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = linear()
+
+        def forward(self, images):
+            return self.linear(images)
+
+        def get_extra_state(self):
+            return Odd
+
+        def set_extra_state(self, state): ...
+
+    refused_at_once("could not be saved", net=Odd(), checkpoint=tmp_path / "a.pt")
+    refused_at_once("is a folder", checkpoint=tmp_path)
+    (tmp_path / "file").touch()
+    refused_at_once("could not be saved", checkpoint=tmp_path / "file" / "a.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("seed", [np.int64(3), np.uint8(3), torch.tensor(3), 2**70, -3, 2**64 - 1])
+def test_a_seed_is_any_integer_and_its_run_can_be_read_again(small, tmp_path, seed):
+    recipe = replace(SHORT, epochs=1)
+    net, history = run(small, recipe=recipe, seed=seed, checkpoint=tmp_path / "run.pt")
+    assert history.seed == int(seed)
+    history.save(tmp_path / "run.json")
+    assert History.load(tmp_path / "run.json") == history
+    again, same = run(small, recipe=recipe, seed=int(seed), checkpoint=tmp_path / "run.pt")
+    assert same == history
+    assert same_weights(net, again)
+
+
+# ---- The record says what was really done ----------------------------------------------------------
+
+
+def test_batch_size_and_augmentation_in_the_record_are_the_loader_s(small):
+    loader, test_loader = loaders_from(small, 64, limit=80, augment=Augment.course(), device="cpu")
+    history = fit(ten_classes(), loader, test_loader, Recipe(epochs=1), **QUIET)
+    assert history.recipe == Recipe(epochs=1, batch_size=64, augment=Augment.course()).to_dict()
+    foreign = fit(small_net(), ten(), None, Recipe(epochs=1), **QUIET)
+    assert foreign.recipe == Recipe(epochs=1, batch_size=4, augment=None).to_dict()
+
+
+def test_without_a_seed_the_loader_s_own_counts(small):
+    own = loaders_from(small, 32, limit=80, device="cpu", seed=5)
+    net, history = run(small, lambda _: own, seed=None)
+    assert history.seed == 5
+    other, _ = run(small, ours, seed=5)
+    assert same_weights(net, other)
+    assert not same_weights(net, run(small, ours, seed=0)[0])
+
+
+def test_held_out_figures_are_recorded_as_validation(small):
+    loaders = held_out(small)
+    net, history = run(small, lambda _: loaders, recipe=replace(SHORT, epochs=2))
+    assert history.evaluated_on == "validation"
+    assert history.test_loss == history.test_accuracy == []
+    assert history.test_accuracy_flips is None
+    assert history.validation_accuracy[-1] == lab.training.test(net, loaders[1], **EXACT)[1]
+    assert len(history.validation_loss) == 2
+    flipped = accuracy_of(*evaluate(net, loaders[1], flips=True, **EXACT))
+    assert history.validation_accuracy_flips == flipped
+    assert history.summary()["validation_accuracy"] == history.validation_accuracy[-1]
+
+
+def test_the_matrix_product_is_measured_only_if_asked_for(small):
+    assert run(small, measure_peak=False)[1].gflops == []
+    assert len(run(small)[1].gflops) == 4
+
+
+# ---- Schedules and sizes ---------------------------------------------------------------------------
+
+
+def test_a_loader_with_more_batches_than_it_says_stays_at_the_end_of_the_schedule(monkeypatch):
+    class Longer(list):
+        def __len__(self):
+            return 2
+
+    rates = []
+    original = torch.optim.SGD.step
+
+    def step(self, closure=None):
+        rates.append(self.param_groups[0]["lr"])
+        return original(self, closure)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    recipe = Recipe(epochs=2, optimizer="sgd", lr=1.0, momentum=0.0)
+    with pytest.warns(UserWarning, match=r"len\(\) is 2, but it yielded 3 batches"):
+        fit(linear(), Longer([(IMAGES, LABELS)] * 3), None, recipe, **QUIET)
+    assert rates == pytest.approx([1.0, 0.75, 0.5, 0.5, 0.25, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("size", "smaller"), [((64, 64), (48, 48)), ((24, 96), (18, 72)), ((32, 32), (24, 24))]
+)
+def test_image_sizes_are_shares_of_the_images_own_and_their_shape_stays(size, smaller):
+    seen = set()
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    net.register_forward_pre_hook(lambda module, inputs: seen.add((module.training, *inputs[0].shape[2:])))
+    loader = DataLoader(TensorDataset(torch.randn(10, 3, *size), LABELS), 5)
+    fit(net, loader, loader, replace(RECIPES["default"], epochs=1), **QUIET)
+    assert seen == {(True, *smaller), (False, *size)} or seen == {
+        (True, *smaller),
+        (True, *size),
+        (False, *size),
+    }
+
+
+# ---- Nothing of the caller's is changed ------------------------------------------------------------
+
+
+def global_state():
+    return {
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": repr(np.random.get_state()),
+        "python": random.getstate(),
+        "default dtype": torch.get_default_dtype(),
+        "default device": torch.get_default_device(),
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "matmul precision": torch.get_float32_matmul_precision(),
+        "rcParams": dict(matplotlib.rcParams),
+        "warnings": len(warnings.filters),
+    }
+
+
+def test_fit_leaves_every_global_state_as_it_was(small, tmp_path):
+    before = global_state()
+    fit(small_net_unseeded(), *loaders_from(small, 100, limit=200, device="cpu"), SHORT, **QUIET)
+    assert global_state() == before
+    fit(
+        small_net_unseeded(), *loaders_from(small, 100, limit=200, device="cpu"), SHORT, **QUIET | {"seed": 4}
+    )
+    assert global_state() == before
+
+
+def small_net_unseeded() -> Net:
+    with torch.random.fork_rng():
+        return Net(width=0.25)
+
+
+def test_a_random_search_draws_new_values_after_every_run(small):
+    loaders, drawn = ours(small), []
+    for _ in range(3):
+        drawn.append((float(torch.rand(())), float(np.random.rand()), random.random()))
+        fit(ten_classes_unseeded(), *loaders, replace(SHORT, epochs=1), **QUIET)
+    assert len(set(drawn)) == 3
+
+
+def ten_classes_unseeded() -> nn.Module:
+    return nn.Sequential(Net(width=0.25), nn.Dropout(0.1))
+
+
+def test_an_exception_leaves_states_modes_layout_and_loader_as_they_were(small):
+    net, (loader, _) = small_net(num_classes=10), ours(small)
+    net.c1.eval()
+    loader.seed, loader.epoch = 5, 2
+    state = torch.get_rng_state()
+    strides = [parameter.stride() for parameter in net.parameters()]
+    modes = [module.training for module in net.modules()]
+    net.register_forward_pre_hook(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(net, loader, None, SHORT, **QUIET | {"seed": 1})
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (loader.seed, loader.epoch) == (5, 2)
+    assert [parameter.stride() for parameter in net.parameters()] == strides
+    assert [module.training for module in net.modules()] == modes
+    assert not [module for module in net.modules() if "forward" in vars(module)]
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_after_a_run_modes_memory_format_and_loader_are_the_user_s(small, training):
+    net, loaders = small_net(num_classes=10).train(training), ours(small)
+    net.c2.train(not training)
+    loaders[0].seed, loaders[0].epoch = 5, 2
+    strides = [parameter.stride() for parameter in net.parameters()]
+    modes = [module.training for module in net.modules()]
+    fit(net, *loaders, replace(SHORT, epochs=1), **QUIET | {"seed": 1})
+    assert [parameter.stride() for parameter in net.parameters()] == strides
+    assert [module.training for module in net.modules()] == modes
+    assert (loaders[0].seed, loaders[0].epoch, loaders[1].epoch) == (5, 2, 0)
+    vector = nn.utils.parameters_to_vector(net.parameters())
+    assert len(vector) == sum(parameter.numel() for parameter in net.parameters())
+    assert all(tensor.is_contiguous() for tensor in net.state_dict().values())
+
+
+def test_a_network_that_is_channels_last_stays_so(small):
+    net = small_net(num_classes=10).to(memory_format=torch.channels_last)
+    fit(net, *ours(small), replace(SHORT, epochs=1), **QUIET)
+    assert net.c1[1].conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_loader_used_in_inference_mode_serves_training_after(small):
+    loaders = ours(small)
+    with torch.inference_mode():
+        for _ in loaders[1]:
+            pass
+        evaluate(ten_classes(), loaders[1], **EXACT)
+    fit(ten_classes(), *loaders, replace(SHORT, epochs=1), **QUIET)
+    images = torch.zeros(1, 3, 4, 4, requires_grad=True)
+    denormalize(images).sum().backward()
+    assert images.grad is not None
 
 
 # ---- The bar ---------------------------------------------------------------------------------------
