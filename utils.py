@@ -16,7 +16,6 @@ from lab.data import (
     stand_in,
 )
 from lab.figures import (
-    confusion_matrix,
     plot_augmentations,
     plot_comparison,
     plot_confusion,
@@ -29,6 +28,7 @@ from lab.figures import (
     save,
 )
 from lab.machine import machine, number_format, pick_device
+from lab.metrics import confusion_matrix
 from lab.recipes import OPTIMIZERS, RECIPES, SCHEDULES, Recipe
 from lab.training import History, distilled, evaluate, fit, test, train
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lab.data import MEAN, STD
-from lab.training import accuracy_of, evaluate
+from lab.metrics import accuracy_of, confusion_matrix
+from lab.training import evaluate
 from model import PRETRAINED, Net, Preprocessing, count_parameters, receptive_field
 
 FOLDER = Path(__file__).resolve().parent.parent / "weights"
@@ -35,8 +36,6 @@ def assess(net: Net, images: Tensor, labels: Tensor, classes: Sequence[str]) -> 
 
     Raises ValueError where the network has another number of outputs than there are classes.
     """
-    from lab.figures import confusion_matrix  # here alone, for it imports Matplotlib
-
     if net.output.out_channels != len(classes):
         raise ValueError(
             f"the network has {net.output.out_channels} outputs, the data {len(classes)} classes"

@@ -1,5 +1,7 @@
 """Figures: what is drawn equals what was given, and nothing outside the figure changes."""
 
+import subprocess
+import sys
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -8,12 +10,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from lab import figures
-from lab.training import History
+from lab.figures.curves import spread
 
 DATASET = "STAND-IN (not CIFAR-10)"
 CLASSES = ("cat", "dog", "frog")
@@ -28,23 +32,22 @@ def no_display_and_no_settings_changed():
     plt.close("all")
 
 
-def history(epochs=3, dataset=DATASET, shift=0.0):
+def history(epochs=3, dataset=DATASET, shift=0.0, part="test"):
+    """What plot_curves reads of a History; `part` is what it was evaluated on, "test" or "validation"."""
     steps = [step / 100 + shift for step in range(epochs)]
-    return History(
+    return SimpleNamespace(
         dataset=dataset,
-        name="run",
-        parameters=1,
-        recipe={},
-        seed=0,
-        machine={},
+        evaluated_on=part,
         train_loss=[2 - step for step in steps],
-        test_loss=[2.1 - step for step in steps],
         train_accuracy=[0.5 + step for step in steps],
-        test_accuracy=[0.4 + step for step in steps],
+        **{
+            f"{part}_loss": [2.1 - step for step in steps],
+            f"{part}_accuracy": [0.4 + step for step in steps],
+        },
     )
 
 
-def pictures(count):  # uint8, every pixel of its own
+def pictures(count):  # uint8, pixels all different
     generator = torch.Generator().manual_seed(1)
     return torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=generator)
 
@@ -124,10 +127,108 @@ def test_every_axis_with_ticks_has_a_label():
                 assert ax.get_ylabel() or ax is not figure.axes[0], name
 
 
+# ---- The caller's settings ----------------------------------------------------------------------------
+
+
+def labelled(count=4):
+    return pictures(count), torch.arange(count) % 3
+
+
+# For each plot function a call that draws, and one that is refused.
+CALLS = {
+    "plot_augmentations": (
+        lambda: figures.plot_augmentations(pictures(2), torch.stack([pictures(2)] * 2, 1), dataset=DATASET),
+        lambda: figures.plot_augmentations(pictures(2), pictures(2), dataset=DATASET),
+    ),
+    "plot_bench": (lambda: figures.plot_bench(bench_result()), lambda: figures.plot_bench({})),
+    "plot_comparison": (
+        lambda: figures.plot_comparison(comparison_rows(), dataset=DATASET),
+        lambda: figures.plot_comparison([], dataset=DATASET),
+    ),
+    "plot_confusion": (
+        lambda: figures.plot_confusion([0, 1], [0, 1], CLASSES, dataset=DATASET),
+        lambda: figures.plot_confusion([0, 9], [0, 1], CLASSES, dataset=DATASET),
+    ),
+    "plot_curves": (lambda: figures.plot_curves({"a": history()}), lambda: figures.plot_curves({})),
+    "plot_misclassified": (
+        lambda: figures.plot_misclassified(*labelled(), torch.eye(3)[[0, 0, 0, 0]], CLASSES, dataset=DATASET),
+        lambda: figures.plot_misclassified(*labelled(), torch.eye(3), CLASSES, dataset=DATASET),
+    ),
+    "plot_normalizations": (figures.plot_normalizations, lambda: figures.plot_normalizations("batch")),
+    "plot_receptive_field": (
+        lambda: figures.plot_receptive_field(torch.ones(4, 4), 3),
+        lambda: figures.plot_receptive_field(torch.zeros(4, 4), 3),
+    ),
+    "plot_samples": (
+        lambda: figures.plot_samples(*labelled(), CLASSES, dataset=DATASET),
+        lambda: figures.plot_samples(*labelled(), CLASSES[:1], dataset=DATASET),
+    ),
+    "plot_techniques": (figures.plot_techniques, lambda: figures.plot_techniques(ax="left")),
+}
+
+
+@pytest.fixture(params=[False, True], ids=["batch mode", "interactive"])
+def own_settings(request):
+    """The caller has an open figure, and other values for our settings and a few more."""
+    own = {name: "pink" for name in figures.STYLE if name.endswith("color")}
+    own |= {"font.family": ["serif"], "font.size": 17.0, "axes.spines.top": True, "figure.dpi": 50}
+    own |= {"image.cmap": "gray", "savefig.dpi": 33, "interactive": request.param}
+    with matplotlib.rc_context(own):
+        yield plt.figure()
+
+
+@pytest.mark.parametrize("name", [name for name in dir(figures) if name.startswith("plot_")])
+@pytest.mark.parametrize("how", ["draws", "is refused", "fails while it draws"])
+def test_a_plot_function_leaves_the_callers_settings_unchanged(name, how, own_settings, monkeypatch):
+    def state():
+        return matplotlib.rcParams.copy(), matplotlib.get_backend(), matplotlib.is_interactive()
+
+    draw, refuse = CALLS[name]
+    before = state()
+    if how == "draws":
+        drawing = draw()
+        opened = {figure.number for figure in [getattr(drawing, "figure", drawing)]}
+    else:
+        opened = set()
+        if how == "fails while it draws":
+
+            def no_room(*args, **kwargs):
+                raise MemoryError
+
+            monkeypatch.setattr(Figure, "add_subplot", no_room)
+        with pytest.raises((ValueError, TypeError, KeyError, AttributeError, MemoryError)):
+            (refuse if how == "is refused" else draw)()
+    assert state() == before
+    assert set(plt.get_fignums()) == opened | {own_settings.number}
+    if how != "draws":
+        assert plt.gcf() is own_settings
+
+
+def test_saving_leaves_the_callers_settings_unchanged(own_settings, tmp_path):
+    before = matplotlib.rcParams.copy()
+    figures.save(own_settings, tmp_path / "a.png")
+    with pytest.raises(OSError, match=r"a\.png"):
+        figures.save(own_settings, tmp_path / "a.png" / "b.png")
+    assert matplotlib.rcParams == before
+
+
+def test_interactive_mode_stays_on_if_the_first_figure_turns_it_on(monkeypatch):
+    subplots = plt.subplots
+
+    def first_figure_in_jupyter(*args, **kwargs):
+        matplotlib.interactive(True)
+        return subplots(*args, **kwargs)
+
+    monkeypatch.setattr(plt, "subplots", first_figure_in_jupyter)
+    with matplotlib.rc_context({"interactive": False}):
+        figures.plot_curves({"a": history()})
+        assert matplotlib.is_interactive()
+
+
 # ---- Colours ---------------------------------------------------------------------------------------
 
 
-def test_a_technique_has_its_colour_in_every_picture():
+def test_a_technique_has_the_same_colour_in_every_picture():
     from model import CONVS, NORMS
 
     assert figures.TECHNIQUE_COLOURS.keys() == CONVS.keys()
@@ -146,7 +247,7 @@ def test_a_technique_has_its_colour_in_every_picture():
     assert drawn >= {colour for name, colour in figures.TECHNIQUE_COLOURS.items() if name != "mixed"}
 
 
-def test_other_names_have_stable_colours_that_differ():
+def test_other_names_have_stable_and_different_colours():
     names = ["run 1", "run 2", "standard", "Depthwise-separable", "batch"]
     palette = figures.colours(names)
     assert palette["standard"] == figures.TECHNIQUE_COLOURS["standard"]
@@ -189,7 +290,16 @@ def test_augmentations_are_rows_with_the_original_first():
     assert [ax.get_title() for ax in figure.axes[:4]] == ["original", "version 1", "version 2", "version 3"]
 
 
-def test_pictures_of_the_wrong_kind_are_refused():
+@pytest.mark.parametrize("kind", ["one-hot", "mixup", "array"])
+def test_samples_are_named_by_the_largest_probability(kind):
+    labels = torch.tensor([2, 0, 1])
+    soft = 0.6 * F.one_hot(labels, 3) + 0.4 * F.one_hot(labels.roll(1), 3)
+    given = {"one-hot": F.one_hot(labels, 3), "mixup": soft, "array": soft.numpy()}[kind]
+    figure = figures.plot_samples(pictures(3), given, CLASSES, dataset=DATASET)
+    assert [ax.get_title() for ax in figure.axes] == ["frog", "cat", "dog"]
+
+
+def test_images_of_the_wrong_kind_are_refused():
     labels = torch.tensor([0, 1])
 
     def samples(images, labels=labels, **options):
@@ -199,7 +309,7 @@ def test_pictures_of_the_wrong_kind_are_refused():
         samples(pictures(2).permute(0, 2, 3, 1))
     with pytest.raises(ValueError, match="at least one image"):
         samples(pictures(0))
-    with pytest.raises(ValueError, match="denormalized"):
+    with pytest.raises(ValueError, match="denormalize normalized images first"):
         samples(torch.randn(2, 3, 8, 8))
     with pytest.raises(ValueError, match="expected float in"):
         samples(torch.full((2, 3, 8, 8), torch.nan))
@@ -211,6 +321,10 @@ def test_pictures_of_the_wrong_kind_are_refused():
         samples(pictures(2), torch.tensor([0, 3]))
     with pytest.raises(ValueError, match=r"expected .* integers"):
         samples(pictures(2), torch.tensor([0.0, 1.0]))
+    with pytest.raises(ValueError, match=r"labels of shape \(2, 2\): .* or \(N, 3\) probabilities"):
+        samples(pictures(2), torch.eye(2))
+    with pytest.raises(ValueError, match="labels of length 2: expected 3"):
+        samples(pictures(3), torch.eye(3)[:2])
     with pytest.raises(ValueError, match="columns=0"):
         samples(pictures(2), columns=0)
     with pytest.raises(ValueError, match=r"versions of shape \(3, 1, 3, 8, 8\): expected \(2, K, 3, H, W\)"):
@@ -220,23 +334,33 @@ def test_pictures_of_the_wrong_kind_are_refused():
 # ---- Curves ----------------------------------------------------------------------------------------
 
 
-def test_curves_hold_the_histories_values():
-    histories = {"standard": history(3), "mixed": history(5, shift=0.1)}
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_curves_hold_the_histories_values(part):
+    histories = {"standard": history(3, part=part), "mixed": history(5, shift=0.1, part=part)}
     figure = figures.plot_curves(histories)
-    assert len(figure.axes) == 4
+    titles = ["training loss", f"{part} loss", "training accuracy", f"{part} accuracy"]
+    assert [ax.get_title() for ax in figure.axes] == titles
     for ax, (attribute, factor) in zip(
         figure.axes,
-        [("train_loss", 1), ("test_loss", 1), ("train_accuracy", 100), ("test_accuracy", 100)],
+        [("train_loss", 1), (f"{part}_loss", 1), ("train_accuracy", 100), (f"{part}_accuracy", 100)],
         strict=True,
     ):
         assert [line.get_label() for line in ax.lines] == list(histories)
         for line, run in zip(ax.lines, histories.values(), strict=True):
-            np.testing.assert_array_equal(line.get_xdata(), range(1, run.epochs + 1))
+            np.testing.assert_array_equal(line.get_xdata(), range(1, len(run.train_loss) + 1))
             np.testing.assert_allclose(line.get_ydata(), np.array(getattr(run, attribute)) * factor)
         assert {text.get_text() for text in ax.texts} == set(histories)
         assert ax.get_xlabel() == "epoch"
         assert ax.get_ylabel() == ("accuracy [%]" if factor == 100 else "cross-entropy [nats]")
         assert all(tick == round(tick) for tick in ax.get_xticks())
+
+
+def test_curves_of_validation_ignore_empty_test_lists():
+    run = history(part="validation")
+    run.test_loss, run.test_accuracy = [], []
+    figure = figures.plot_curves({"mixed": run})
+    assert "not measured" not in texts(figure)
+    np.testing.assert_allclose(figure.axes[1].lines[0].get_ydata(), run.validation_loss)
 
 
 def test_labels_of_equal_curves_do_not_overlap():
@@ -269,17 +393,19 @@ def test_histories_that_do_not_fit_are_refused():
         figures.plot_curves({"a": history(0)})
     with pytest.raises(ValueError, match="different data sets"):
         figures.plot_curves({"a": history(), "b": history(dataset="CIFAR-10")})
+    with pytest.raises(ValueError, match=r"\('a' on test, 'b' on validation\)"):
+        figures.plot_curves({"a": history(), "b": history(part="validation")})
     short = history()
     short.test_loss = short.test_loss[:1]
     with pytest.raises(ValueError, match="'test_loss': 1"):
         figures.plot_curves({"a": short})
 
 
-def test_spread_moves_as_little_as_possible():
-    np.testing.assert_allclose(figures._spread([0.5, 0.5], 0.2), [0.4, 0.6])
-    np.testing.assert_allclose(figures._spread([0.9, 0.1, 0.5], 0.2), [0.9, 0.1, 0.5])
-    np.testing.assert_allclose(figures._spread([0.0, 0.0, 0.9], 0.2), [0.0, 0.2, 0.9])
-    np.testing.assert_allclose(figures._spread([1.0, 1.0], 0.2), [0.8, 1.0])
+def test_labels_move_as_little_as_possible():
+    np.testing.assert_allclose(spread([0.5, 0.5], 0.2), [0.4, 0.6])
+    np.testing.assert_allclose(spread([0.9, 0.1, 0.5], 0.2), [0.9, 0.1, 0.5])
+    np.testing.assert_allclose(spread([0.0, 0.0, 0.9], 0.2), [0.0, 0.2, 0.9])
+    np.testing.assert_allclose(spread([1.0, 1.0], 0.2), [0.8, 1.0])
 
 
 # ---- Errors ----------------------------------------------------------------------------------------
@@ -293,9 +419,12 @@ def misclassified_case():
     return pictures(5), labels, probabilities.log() + 3  # wrong: 1 with 70 %, 2 with 90 %, 3 with 50 %
 
 
+@pytest.mark.parametrize("soft", [False, True], ids=["class numbers", "probabilities"])
 @pytest.mark.parametrize("count", [20, 2])
-def test_misclassified_shows_the_wrong_ones_most_confident_first(count):
+def test_misclassified_shows_the_most_confident_errors_first(count, soft):
     images, labels, logits = misclassified_case()
+    if soft:
+        labels = 0.8 * F.one_hot(labels, 3) + 0.2 / 3
     figure = figures.plot_misclassified(
         images, labels, logits, CLASSES, dataset=DATASET, count=count, title="mixed"
     )
@@ -322,41 +451,30 @@ def test_confidences_that_round_to_one_keep_their_order():
         np.testing.assert_array_equal(shown(ax), hwc(images[index]))
 
 
-def test_nothing_misclassified_is_said():
+def test_the_figure_says_if_nothing_is_misclassified():
     labels = torch.tensor([0, 1])
     figure = figures.plot_misclassified(pictures(2), labels, torch.eye(3)[:2], CLASSES, dataset=DATASET)
     assert "Every image is classified correctly." in texts(figure)
     assert "0 of 2 images misclassified" in figure.get_suptitle()
 
 
-def test_misclassified_refuses_what_does_not_fit():
+def test_misclassified_refuses_inputs_that_do_not_fit():
     images, labels, logits = misclassified_case()
     with pytest.raises(ValueError, match=r"logits of shape \(5, 2\): expected \(5, 3\)"):
         figures.plot_misclassified(images, labels, logits[:, :2], CLASSES, dataset=DATASET)
+    with pytest.raises(ValueError, match="labels of length 1: expected 5"):
+        figures.plot_misclassified(images, labels[:1], logits, CLASSES, dataset=DATASET)
     with pytest.raises(ValueError, match="NaN"):
         figures.plot_misclassified(images, labels, logits * torch.nan, CLASSES, dataset=DATASET)
     with pytest.raises(ValueError, match="count=0"):
         figures.plot_misclassified(images, labels, logits, CLASSES, dataset=DATASET, count=0)
 
 
-def test_confusion_matrix_equals_counts():
-    by_hand = figures.confusion_matrix(torch.tensor([0, 0, 0, 1, 2]), torch.tensor([0, 1, 1, 1, 0]), 3)
-    np.testing.assert_array_equal(by_hand, [[1, 2, 0], [0, 1, 0], [1, 0, 0]])
-    generator = torch.Generator().manual_seed(0)
-    labels, predictions = torch.randint(0, 10, (2, 1000), generator=generator)
-    oracle = torch.zeros(10, 10, dtype=torch.long)
-    oracle.index_put_((labels, predictions), torch.tensor(1), accumulate=True)
-    np.testing.assert_array_equal(figures.confusion_matrix(labels, predictions, 10), oracle)
-    with pytest.raises(ValueError, match="predictions of length 1: expected 2"):
-        figures.confusion_matrix([0, 1], [0], 2)
-    with pytest.raises(ValueError, match=r"take argmax\(1\)"):
-        figures.confusion_matrix([0, 1], torch.eye(2), 2)
-    with pytest.raises(ValueError, match="from 0 to 2"):
-        figures.confusion_matrix([0, 1], [0, 2], 2)
-
-
-def test_confusion_draws_counts_and_shares_on_the_given_axes():
-    labels, predictions = [0, 0, 0, 0, 1], [0, 1, 1, 1, 1]
+@pytest.mark.parametrize("soft", [False, True], ids=["class numbers", "probabilities"])
+def test_confusion_draws_counts_and_shares_on_the_given_axes(soft):
+    labels, predictions = torch.tensor([0, 0, 0, 0, 1]), [0, 1, 1, 1, 1]
+    if soft:
+        labels = 0.8 * F.one_hot(labels, 3) + 0.2 / 3
     own = plt.subplots()[1]
     ax = figures.plot_confusion(labels, predictions, CLASSES, dataset=DATASET, title="mixed", ax=own)
     assert ax is own
@@ -373,6 +491,11 @@ def test_confusion_draws_counts_and_shares_on_the_given_axes():
     assert ax.get_title() == f"{DATASET}, mixed: 40.00 % of 5 images right"
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted class", "true class")
     assert [label.get_text() for label in ax.get_yticklabels()] == list(CLASSES)
+
+
+def test_confusion_refuses_logits_as_predictions():
+    with pytest.raises(ValueError, match=r"predictions of shape \(3, 3\).*pass their argmax\(1\)"):
+        figures.plot_confusion([0, 1, 2], torch.eye(3), CLASSES, dataset=DATASET)
 
 
 # ---- Receptive field, comparison, schematics, files ------------------------------------------------
@@ -392,7 +515,7 @@ def outline(ax):
         ((3, 6), (3, 6), 5, (1.5, 1.5)),  # less than the field was reached: centred
     ],
 )
-def test_receptive_field_lies_on_the_gradient(rows, columns, side, expected):
+def test_receptive_field_is_placed_on_the_gradient(rows, columns, side, expected):
     gradient = torch.zeros(10, 10)
     gradient[slice(*rows), slice(*columns)] = -2.0
     gradient[rows[0], columns[0]] = 1.0
@@ -407,7 +530,7 @@ def test_receptive_field_lies_on_the_gradient(rows, columns, side, expected):
     assert left < x < x + side < right
 
 
-def test_receptive_field_refuses_what_is_no_gradient():
+def test_receptive_field_refuses_other_inputs():
     with pytest.raises(ValueError, match=r"gradient of shape \(3, 4, 4\): expected \(H, W\)"):
         figures.plot_receptive_field(torch.ones(3, 4, 4), 3)
     with pytest.raises(ValueError, match="zero everywhere"):
@@ -510,9 +633,17 @@ def test_saved_files_are_equal_for_equal_figures(tmp_path):
         figures.save(draw(), tmp_path / "a.pdf")
 
 
-def test_figures_know_no_networks():
-    names = vars(figures)
-    assert "model" not in names
-    assert "nn" not in names
-    duck = SimpleNamespace(**vars(history()))  # whatever has the attributes of a History
-    assert len(figures.plot_curves({"mixed": duck}).axes) == 4
+def test_an_axes_without_a_figure_is_refused(tmp_path):
+    ax = plt.subplots()[1]
+    ax.remove()
+    with pytest.raises(ValueError, match="the Axes belong to no figure"):
+        figures.save(ax, tmp_path / "a.png")
+
+
+def test_figures_import_no_networks_and_open_no_figure():
+    code = (
+        "import sys, lab.figures, matplotlib.pyplot as plt\n"
+        "print({'model', 'lab.training', 'lab.records'} & {*sys.modules}, plt.get_fignums())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set() []"

@@ -1,0 +1,52 @@
+"""Every picture: arrays, tensors and histories in, Axes or Figure out. Figures know no networks.
+
+The plots of data are in images, curves, errors, receptive_field, comparison and benchmark, the drawings
+without data in schematics, and what they share in common. Drawing leaves Matplotlib's settings unchanged.
+"""
+
+from lab.figures.benchmark import plot_bench
+from lab.figures.common import (
+    FAINT,
+    INK,
+    NORM_COLOURS,
+    OTHER_COLOURS,
+    PALE,
+    STYLE,
+    TECHNIQUE_COLOURS,
+    WRONG,
+    colours,
+    save,
+)
+from lab.figures.comparison import plot_comparison
+from lab.figures.curves import plot_curves
+from lab.figures.errors import plot_confusion, plot_misclassified
+from lab.figures.images import plot_augmentations, plot_samples
+from lab.figures.receptive_field import plot_receptive_field
+from lab.figures.schematics import EXAMPLE, plot_normalizations, plot_techniques
+from lab.metrics import Array, confusion_matrix
+
+__all__ = [
+    "EXAMPLE",
+    "FAINT",
+    "INK",
+    "NORM_COLOURS",
+    "OTHER_COLOURS",
+    "PALE",
+    "STYLE",
+    "TECHNIQUE_COLOURS",
+    "WRONG",
+    "Array",
+    "colours",
+    "confusion_matrix",
+    "plot_augmentations",
+    "plot_bench",
+    "plot_comparison",
+    "plot_confusion",
+    "plot_curves",
+    "plot_misclassified",
+    "plot_normalizations",
+    "plot_receptive_field",
+    "plot_samples",
+    "plot_techniques",
+    "save",
+]

@@ -1,0 +1,184 @@
+"""What the figures share: style, colours, titles, input checks, and writing to a file."""
+
+from __future__ import annotations
+
+import textwrap
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+
+from lab.metrics import Array, as_array
+
+if TYPE_CHECKING:
+    from matplotlib.typing import ColorType, RcKeyType
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+INK, FAINT, PALE = "#222222", "#8a8a8a", "#e4e4e4"
+WRONG = "#B3400E"
+
+# Okabe and Ito's palette is safe for every kind of colour vision: jfly.uni-koeln.de/color
+TECHNIQUE_COLOURS: dict[str, str] = {
+    "standard": "#0072B2",
+    "dilated": "#E69F00",
+    "depthwise_separable": "#009E73",
+    "blueprint_separable": "#CC79A7",
+    "mixed": "#D55E00",
+}
+# The rest: Paul Tol's "muted", personal.sron.nl/~pault
+NORM_COLOURS: dict[str, str] = {
+    "batch": "#332288",
+    "layer": "#88CCEE",
+    "group": "#117733",
+    "instance": "#882255",
+    "none": "#999933",
+}
+OTHER_COLOURS = ("#44AA99", "#AA4499", "#DDCC77", "#CC6677", "#666666", "#56B4E9", "#5D4037", "#000000")
+
+STYLE: dict[RcKeyType, Any] = {
+    "font.family": "DejaVu Sans",  # comes with Matplotlib, so a picture is the same on every machine
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.titlesize": 11,
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "figure.dpi": 110,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "figure.titlesize": 13,
+}
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Apply STYLE for a while, then restore the caller's settings.
+
+    Only the settings in STYLE are restored. Matplotlib's own rc_context would also undo the interactive
+    mode that Jupyter's backend turns on with the first figure, and no later figure would be shown.
+    """
+    before: dict[RcKeyType, Any] = {key: matplotlib.rcParams[key] for key in STYLE}
+    matplotlib.rcParams.update(STYLE)
+    try:
+        yield
+    finally:
+        matplotlib.rcParams.update(before)
+
+
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a plot function: it draws in our style, and after an error no new figure stays open."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
+        before = plt.get_fignums()
+        with _style():
+            try:
+                return draw(*args, **kwargs)
+            except BaseException:
+                for number in set(plt.get_fignums()).difference(before):
+                    plt.close(number)
+                raise
+
+    return drawn
+
+
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """Choose a colour for each name. Techniques and normalizations have fixed colours.
+
+    Case, spaces and hyphens do not matter. Any other name gets a colour that follows from the name. If
+    another name of the same picture already has that colour, it gets the next free one.
+    """
+    fixed = TECHNIQUE_COLOURS | NORM_COLOURS
+    chosen: dict[str, str] = {}
+    for name in names:
+        key = name.strip().lower().replace(" ", "_").replace("-", "_")
+        start = zlib.crc32(key.encode())
+        turns = [OTHER_COLOURS[(start + turn) % len(OTHER_COLOURS)] for turn in range(len(OTHER_COLOURS))]
+        free = (colour for colour in turns if colour not in chosen.values())
+        chosen[name] = fixed.get(key) or next(free, turns[0])
+    return chosen
+
+
+def readable(colour: ColorType) -> str:
+    """Darken a colour, for text on white."""
+    red, green, blue = to_rgb(colour)
+    return to_hex((0.7 * red, 0.7 * green, 0.7 * blue))
+
+
+def titled(title: str, dataset: str | None, text: str = "") -> str:
+    """Join the parts of a title that are not empty: "dataset, title: text"."""
+    return ": ".join(filter(None, (", ".join(filter(None, (dataset, title))), text)))
+
+
+def suptitle(figure: Figure, text: str) -> None:
+    """Write the figure's title, wrapped to the figure's width."""
+    points = figure.get_figwidth() * 72
+    figure.suptitle(textwrap.fill(text, max(int(points / (13 * 0.6)), 20)), color=INK)
+
+
+def new_axes(ax: Axes | None, width: float, height: float) -> Axes:
+    """Return `ax`, or the Axes of a new figure if it is None; width and height in inches."""
+    return ax or plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def figure_of(ax: Axes) -> Figure:
+    """Return the figure that holds `ax`; ValueError if it was removed from its figure."""
+    figure = ax.get_figure(root=True)
+    if figure is None:
+        raise ValueError("the Axes belong to no figure: they were removed")
+    return figure
+
+
+def pictures(images: Array, name: str = "images") -> np.ndarray:
+    """Check images and return them as imshow takes them, (N, H, W, 3).
+
+    images: (N, 3, H, W), uint8 or float in [0, 1]. Raises ValueError for other shapes, types or ranges.
+    """
+    array = as_array(images, name)
+    if array.ndim != 4 or array.shape[1] != 3 or array.size == 0:
+        raise ValueError(f"{name} of shape {array.shape}: expected (N, 3, H, W) with at least one image")
+    if array.dtype != np.uint8:
+        if not np.issubdtype(array.dtype, np.floating):
+            raise ValueError(f"{name} of type {array.dtype}: expected uint8, or float in [0, 1]")
+        low, high = array.min(), array.max()
+        if not (low >= -1e-3 and high <= 1 + 1e-3):  # written so that NaN fails, too
+            raise ValueError(
+                f"{name} from {low:.3g} to {high:.3g}: expected float in [0, 1]; "
+                "denormalize normalized images first"
+            )
+        array = array.clip(0, 1)
+    return array.transpose(0, 2, 3, 1)
+
+
+def save(figure_or_axes: Figure | Axes, path: str | Path, *, dpi: float = 120) -> Path:
+    """Write a figure, or the figure that holds the Axes, as PNG, and return the path.
+
+    The picture is cropped to its content. Missing folders are created. Equal figures give equal files: the
+    file does not record the time or the software. dpi: pixels per inch. Raises ValueError for a path that
+    does not end in .png.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"path={str(path)!r}: expected a name that ends in .png")
+    figure = figure_or_axes if isinstance(figure_or_axes, Figure) else figure_of(figure_or_axes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _style():
+        figure.savefig(
+            path, format="png", dpi=dpi, bbox_inches="tight", facecolor="white", metadata={"Software": None}
+        )
+    return path

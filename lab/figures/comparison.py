@@ -1,0 +1,80 @@
+"""Techniques side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from lab.figures.common import PALE, colours, styled, suptitle, titled
+
+QUANTITIES = (  # key, axis, factor, how a value is written
+    ("accuracy", "test accuracy [%]", 100, lambda value: f"{value:.2f} %"),
+    ("parameters", "parameters [number]", 1, lambda value: f"{value:,.0f}"),
+    ("macs", "MACs [number per image]", 1, lambda value: EngFormatter(places=2)(value)),
+    ("seconds", "training time [s]", 1, lambda value: f"{value:,.1f} s"),
+)
+
+
+@styled
+def plot_comparison(rows: Sequence[Mapping[str, Any]], *, dataset: str) -> Figure:
+    """Compare techniques: bars of accuracy, parameters, multiply-accumulates and training time.
+
+    rows: from top to bottom, each with "name", "accuracy" (in [0, 1], shown in percent), "parameters",
+    "macs" (per image) and "seconds" (of training). Raises ValueError for no rows, for a missing key, and
+    for a negative or infinite number.
+    """
+    rows = list(rows)
+    _check_rows(rows)
+    names = [row["name"] for row in rows]
+    palette = colours(names)
+    figure, axes = plt.subplots(
+        1, len(QUANTITIES), figsize=(13, 1.4 + 0.42 * len(rows)), sharey=True, layout="constrained"
+    )
+    places = np.arange(len(rows))
+    for ax, (key, label, factor, written) in zip(axes, QUANTITIES, strict=True):
+        values = [row[key] * factor for row in rows]
+        bars = ax.barh(places, values, color=[palette[name] for name in names], height=0.7)
+        ax.bar_label(bars, labels=[written(value) for value in values], padding=4, fontsize=9)
+        ax.set_xlabel(label)
+        _scale(ax, max(values), percent=key == "accuracy")
+    axes[0].set_yticks(places, names)
+    axes[0].set_ylim(len(rows) - 0.4, -0.6)
+    axes[0].set_ylabel("technique")
+    suptitle(figure, titled("", dataset, "techniques compared"))
+    return figure
+
+
+def _check_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    if not rows:
+        raise ValueError("rows is empty: expected a dictionary for each technique")
+    keys = [key for key, *_ in QUANTITIES]
+    for number, row in enumerate(rows):
+        if missing := [key for key in ("name", *keys) if key not in row]:
+            raise ValueError(f"rows[{number}] lacks {missing}: expected the keys name, {', '.join(keys)}")
+        for key in keys:
+            if not 0 <= row[key] < math.inf or (key == "accuracy" and row[key] > 1):
+                allowed = "a share in [0, 1]" if key == "accuracy" else "a finite number, at least 0"
+                raise ValueError(f"rows[{number}][{key!r}]={row[key]!r}: expected {allowed}")
+
+
+def _scale(ax: Axes, most: float, percent: bool) -> None:
+    """Set limits, ticks and grid of a panel of bars, with room for the values beside them."""
+    if percent:
+        ax.set_xticks(range(0, 101, 25))
+        ax.set_xlim(0, 142)
+    else:
+        ax.set_xlim(0, (most or 1) * 1.42)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+    if most >= 1000:
+        ax.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", color=PALE, linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.spines["left"].set_visible(False)

@@ -1,0 +1,83 @@
+"""The receptive field: the gradient that was measured and the square that theory allows."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from lab.figures.common import FAINT, figure_of, new_axes, styled, titled
+from lab.metrics import Array, as_array, check_positive
+
+DECADES = 4  # of gradient magnitude, below the largest, that have a colour
+
+
+@styled
+def plot_receptive_field(
+    gradient: Array,
+    receptive_field: int,
+    *,
+    title: str = "",
+    dataset: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Show what one output unit really looks at: the gradient's magnitude and the theoretical field.
+
+    gradient: (H, W), the derivative of the unit with respect to the image. Its absolute value is shown
+    relative to the largest, on a logarithmic scale. receptive_field: side of the outlined square in pixels.
+    The square is placed on the bounding box of the non-zero gradient. If the image's border cuts the box on
+    one side, the square extends beyond that border; if its place is not known, it is centred on the box.
+    Raises ValueError for another shape, and for a gradient that is zero everywhere or not finite.
+
+    Source: Luo et al., "Understanding the Effective Receptive Field", arXiv 1701.04128.
+    """
+    magnitude = np.abs(as_array(gradient, "gradient").astype(np.float64))
+    if magnitude.ndim != 2 or magnitude.size == 0:
+        raise ValueError(f"gradient of shape {magnitude.shape}: expected (H, W)")
+    if not np.isfinite(magnitude).all() or not magnitude.any():
+        raise ValueError("gradient is zero everywhere or not finite: expected finite numbers, some not zero")
+    check_positive("receptive_field", receptive_field)
+    height, width = magnitude.shape
+    top = _field_start(np.flatnonzero(magnitude.any(1)), receptive_field, height)
+    left = _field_start(np.flatnonzero(magnitude.any(0)), receptive_field, width)
+
+    ax = new_axes(ax, 6.4, 5.4)
+    image = ax.imshow(
+        np.ma.masked_equal(magnitude / magnitude.max(), 0),
+        norm=LogNorm(10**-DECADES, 1, clip=True),
+        cmap="viridis",
+        interpolation="nearest",
+    )
+    border = Rectangle((-0.5, -0.5), width, height, fill=False, linewidth=1, edgecolor=FAINT)
+    ax.add_patch(border)
+    _draw_outline(ax, left, top, receptive_field)
+    margin = 1.5
+    ax.set_xlim(min(-0.5, left - 0.5) - margin, max(width, left + receptive_field) - 0.5 + margin)
+    ax.set_ylim(max(height, top + receptive_field) - 0.5 + margin, min(-0.5, top - 0.5) - margin)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    bar = figure_of(ax).colorbar(image, ax=ax, shrink=0.85, pad=0.02, extend="min")
+    bar.set_label("gradient magnitude, relative to the largest")
+    ax.set(xlabel="column [pixels]", ylabel="row [pixels]")
+    side = f"{receptive_field} x {receptive_field} pixels"
+    ax.set_title("\n".join(filter(None, (titled(title, dataset), f"outlined: receptive field, {side}"))))
+    return ax
+
+
+def _draw_outline(ax: Axes, left: float, top: float, side: int) -> None:
+    """Outline the square whose first column and row are given, with a white rim to stand out."""
+    place = (left - 0.5, top - 0.5)
+    outline = Rectangle(place, side, side, fill=False, edgecolor="#D55E00", linewidth=2)
+    outline.set_path_effects([patheffects.Stroke(linewidth=4, foreground="white"), patheffects.Normal()])
+    ax.add_patch(outline)
+
+
+def _field_start(seen: np.ndarray, side: int, size: int) -> float:
+    """Find the field's first row (or column) from those with a gradient and the size of the image."""
+    first, last = int(seen[0]), int(seen[-1])
+    if last - first + 1 < side and (first == 0) != (last == size - 1):
+        return last - side + 1 if first == 0 else first
+    return (first + last + 1 - side) / 2
