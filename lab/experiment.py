@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -170,7 +170,7 @@ def run(
         name=experiment.name,
     )
     history.save(out / f"{experiment.stem}.json")
-    net.save(out / f"{experiment.stem}.pt", asdict(history))
+    net.save(out / f"{experiment.stem}.pt", history.to_dict())
     return Run(net, history)
 
 

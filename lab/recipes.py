@@ -146,6 +146,7 @@ MAX_SCALE = 4.0  # the largest factor on the images' sides; anything above it is
 
 
 def _checked_sizes(sizes) -> tuple[tuple[float, float], ...]:
+    pairs: tuple[tuple[float, float], ...] = ()
     try:
         pairs = tuple((share, scale) for share, scale in sizes)
         right = all(0 <= share <= 1 and 0 < scale <= MAX_SCALE for share, scale in pairs)
@@ -176,7 +177,7 @@ def _choice(name: str, value, registry: Iterable[str]) -> None:
         raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(repr, registry))}")
 
 
-def _tupled(value):
+def _tupled(value: Any) -> Any:
     """Plain data with tuples for JSON's lists, as a recipe has them."""
     if isinstance(value, dict):
         return {key: _tupled(part) for key, part in value.items()}

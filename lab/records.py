@@ -129,10 +129,13 @@ class History:
         """Describe the first field of the identity that differs, as "seed 0, not 1"; empty if none does."""
         return _difference(self.identity(), other.identity())
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as a JSON record holds it."""
+        return _plain(asdict(self))
+
     def save(self, path: str | Path) -> Path:
         """Write the record as JSON. The folder is made; an existing file is replaced whole or not at all."""
-        content = json.dumps(asdict(self), indent=1) + "\n"
-        return write_whole(path, content.encode())
+        return write_whole(path, (json.dumps(self.to_dict(), indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | Path) -> History:
@@ -144,7 +147,7 @@ class History:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> History:
-        """The History that `dataclasses.asdict` made a record of."""
+        """The History that `to_dict` wrote."""
         if not isinstance(record, dict):
             raise ValueError(f"expected a dictionary, not {type(record).__name__}")
         history = cls(**record)
@@ -235,7 +238,7 @@ class Checkpoint:
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            "history": asdict(history),
+            "history": history.to_dict(),
         }
         content = io.BytesIO()
         torch.save(state, content)

@@ -371,7 +371,7 @@ def _channels_last(net: nn.Module, device: torch.device) -> Iterator[None]:
     """The network on `device` with channels last in memory, and in its own memory format at the end."""
     strides = [tensor.stride() for tensor in _maps(net)]
     # Faster in float32 as well: a step takes 0.76 of the time of channels first (0.88 with only AVX2).
-    net.to(device, memory_format=torch.channels_last)
+    net.to(device).to(memory_format=torch.channels_last)
     try:
         yield
     finally:

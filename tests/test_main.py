@@ -3,16 +3,22 @@
 import dataclasses
 import functools
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-import torch
+from lab.report import assess
 
 from lab.__main__ import main
 from lab.data import STAND_IN_CLASSES, load_dataset, loaders_from, stand_in
-from lab.recipes import ABLATIONS, RECIPES
-from lab.training import History, distilled, fit
-from lab.weights import PREPROCESSING, assess
+from lab.experiment import ABLATIONS, PREPROCESSING
+from lab.recipes import RECIPES
+from lab.records import History
 from model import Net
+
+HERE = Path(__file__).resolve().parent.parent
+BENCH = HERE / "results" / "bench"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -58,7 +64,7 @@ def test_held_out_images_are_not_called_test_images(capsys, tmp_path):
 def test_an_experiment_is_named_as_asked_in_its_files_and_its_record(capsys, tmp_path):
     train(capsys, tmp_path, "--name", "mine", "--dtype", "float32", "--seed", 2)
     history = History.load(tmp_path / "mine-limit-300-seed2.json")
-    assert (history.name, history.machine["dtype"]) == ("mine-limit-300", "float32")
+    assert (history.name, history.machine["dtype"], history.seed) == ("mine-limit-300", "float32", 2)
 
 
 @pytest.mark.parametrize(
@@ -103,101 +109,6 @@ def test_unknown_names_list_the_choices(capsys, tmp_path):
     assert "instance" in capsys.readouterr().err
 
 
-@pytest.fixture
-def taught(monkeypatch):
-    """The recipe `default`, which learns from a teacher of one epoch meanwhile."""
-    teacher = dataclasses.replace(RECIPES["default"], epochs=1)
-    recipe = dataclasses.replace(RECIPES["default"], teacher=teacher, temperature=2.0)
-    monkeypatch.setitem(RECIPES, "default", recipe)
-    monkeypatch.setitem(RECIPES, "teacher", teacher)
-    return recipe
-
-
-def test_a_teacher_is_trained_once_and_teaches_every_seed(capsys, tmp_path, taught):
-    status, out, _ = train(capsys, tmp_path, "--norm", "group", "--seed", 1)
-    assert status == 0
-    assert json.loads(out.splitlines()[-1])["seed"] == 1
-    path = tmp_path / "teacher-batch-mixed-limit-300-seed0.pt"
-    assert Net.load(path).metadata["recipe"] == taught.teacher.to_dict()
-    written = path.stat().st_mtime_ns
-    train(capsys, tmp_path, "--norm", "group", "--seed", 2)
-    assert path.stat().st_mtime_ns == written
-    assert len([*tmp_path.glob("teacher*.pt")]) == 1
-
-
-def test_a_run_learns_the_probabilities_of_its_teacher_at_its_temperature(
-    capsys, tmp_path, monkeypatch, taught
-):
-    learned = {}
-
-    def watched(net, loader, test_loader, recipe, **options):
-        learned[options["name"]] = loader
-        return fit(net, loader, test_loader, recipe, **options)
-
-    monkeypatch.setattr("lab.__main__.fit", watched)
-    train(capsys, tmp_path, "--dtype", "float32")
-    teacher = Net.load(tmp_path / "teacher-batch-mixed-limit-300-seed0.pt")
-    plain = learned["teacher-batch-mixed-limit-300"]
-    expected = distilled(plain, teacher, 2.0, device="cpu", dtype=torch.float32).labels.cpu()
-    found = learned["default-batch-mixed-limit-300"].labels.cpu()
-    torch.testing.assert_close(found, expected)
-    assert (expected - 0.1).abs().max() > 0.01
-
-
-def test_the_published_teacher_is_taken_where_it_fits_and_none_is_in_the_folder(
-    capsys, tmp_path, monkeypatch, taught
-):
-    published, own, other = (tmp_path / name for name in ("published", "own", "other"))
-    train(capsys, published)
-    monkeypatch.setattr("lab.__main__.PUBLISHED", published)
-    path = next(published.glob("teacher*.pt"))
-    for out, expected in ((published, path), (own, path)):
-        status, _, err = train(capsys, out, "--seed", 1)
-        assert status == 0
-        assert f"learning from {expected}" in err
-    assert not [*own.glob("teacher*")]
-    longer = dataclasses.replace(taught, teacher=dataclasses.replace(taught.teacher, lr=0.01))
-    with monkeypatch.context() as patch:
-        patch.setattr("lab.__main__.PUBLISHED", tmp_path)
-        patch.setitem(RECIPES, "default", longer)
-        train(capsys, own, "--name", "longer")
-    before = {path: path.read_bytes() for path in own.glob("teacher*")}
-    status, _, err = train(capsys, own, "--seed", 2)
-    assert status == 0
-    assert f"learning from {path}" in err
-    assert {path: path.read_bytes() for path in own.glob("teacher*")} == before
-    monkeypatch.setitem(RECIPES, "default", longer)
-    status, _, err = train(capsys, other)
-    assert status == 0
-    assert f"learning from {other / path.name}" in err
-
-
-def test_a_teacher_has_not_seen_the_images_that_are_held_out(capsys, tmp_path, taught):
-    for held_out, seed in ((50, 0), (100, 0), (100, 1)):
-        train(capsys, tmp_path, "--validation", held_out, "--seed", seed)
-    assert {path.stem for path in tmp_path.glob("teacher*.pt")} == {
-        "teacher-batch-mixed-held-out-50-limit-300-seed0",
-        "teacher-batch-mixed-held-out-100-limit-300-seed0",
-        "teacher-batch-mixed-held-out-100-limit-300-seed1",
-    }
-
-
-def test_the_teacher_of_another_recipe_or_data_set_is_refused(capsys, tmp_path, monkeypatch, taught):
-    train(capsys, tmp_path)
-    other = dataclasses.replace(taught, teacher=dataclasses.replace(taught.teacher, lr=0.01))
-    monkeypatch.setitem(RECIPES, "default", other)
-    status, _, err = train(capsys, tmp_path)
-    assert status == 2
-    assert "teacher-batch-mixed-limit-300-seed0.pt is of recipe {'lr': 0.12}, not {'lr': 0.01}" in err
-    monkeypatch.setitem(RECIPES, "default", taught)
-    monkeypatch.setattr(
-        "lab.data.stand_in", functools.cache(lambda: dataclasses.replace(stand_in(), name="X"))
-    )
-    status, _, err = train(capsys, tmp_path)
-    assert status == 2
-    assert "dataset" in err
-
-
 def ablate(capsys, out, *more: object) -> tuple[int, str, str]:
     arguments = ("ablate", "--dataset", "stand-in", "--limit", 300, "--validation", 100, "--epochs", 1)
     return run(capsys, *arguments, "--out", out, "--only", "labels", "sgd", *more)
@@ -215,18 +126,8 @@ def test_ablate_changes_one_thing_at_a_time_on_held_out_images(capsys, tmp_path,
         history = History.load(tmp_path / f"{run_name}-seed0.json")
         expected = ABLATIONS[change](dataclasses.replace(RECIPES["default"], epochs=1))
         assert history.recipe == expected.to_dict()
-        assert history.test_accuracy == [accuracy]
-        assert history.evaluated_on == "validation"
-
-
-def test_ablate_shortens_the_teacher_and_takes_no_other_for_it(capsys, tmp_path, monkeypatch, taught):
-    monkeypatch.setitem(RECIPES, "frontier", dataclasses.replace(taught, epochs=3))
-    monkeypatch.setitem(RECIPES, "teacher", dataclasses.replace(taught.teacher, epochs=2))
-    arguments = ("ablate", "--dataset", "stand-in", "--limit", 300, "--validation", 100, "--epochs", 1)
-    status, _, _ = run(capsys, *arguments, "--out", tmp_path, "--only", "teacher")
-    assert status == 0
-    path = tmp_path / "teacher-1-epochs-batch-mixed-held-out-100-limit-300-seed0.pt"
-    assert Net.load(path).metadata["recipe"] == taught.teacher.to_dict()
+        assert history.validation_accuracy == [accuracy]
+        assert history.test_accuracy == []
 
 
 def test_ablate_trains_nothing_twice_and_takes_no_other_run_for_its_own(capsys, tmp_path, monkeypatch):
@@ -272,7 +173,7 @@ def test_what_train_left_does_on_its_test_images_what_its_record_says(capsys, tm
     assert (found.accuracy, found.accuracy_flips) == pytest.approx(
         (history.test_accuracy[-1], history.test_accuracy_flips), abs=0.004
     )
-    assert net.metadata == dataclasses.asdict(history)
+    assert net.metadata == history.to_dict()
 
 
 def test_evaluate_of_another_data_set_than_that_of_the_training_warns(capsys):
@@ -284,7 +185,7 @@ def test_evaluate_of_another_data_set_than_that_of_the_training_warns(capsys):
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("frontiers", "'minute'"), ("nowhere.pt", "'minute'"), ("README.md", "no file that Net.save wrote")],
+    [("frontiers", "'minute'"), ("nowhere.pt", "'minute'"), ("README.md", "README.md is not")],
 )
 def test_evaluate_of_an_unknown_name_or_file_is_an_error_line_and_status_2(capsys, name, told):
     status, _, err = run(capsys, "evaluate", name)
@@ -305,7 +206,7 @@ def test_report_names_a_file_that_is_no_record(capsys, tmp_path, content):
     (tmp_path / "other.json").write_text(content)
     status, _, err = run(capsys, "report", tmp_path)
     assert status == 2
-    assert "other.json is no record of a run" in err
+    assert "other.json is not the record of a run" in err
 
 
 def test_report_prints_the_table_of_a_folder(capsys, tmp_path):
@@ -319,5 +220,43 @@ def test_report_prints_the_figures_of_the_benchmark_too(capsys, tmp_path, monkey
     train(capsys, tmp_path)
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "abacus.json").write_text('{"machine": "abacus"}')
-    monkeypatch.setattr("lab.bench.markdown", lambda result: f"measured on {result['machine']}")
+    monkeypatch.setattr("lab.report.markdown", lambda result: f"measured on {result['machine']}")
     assert run(capsys, "report", tmp_path)[1].endswith("\n\nmeasured on abacus\n")
+
+
+def test_report_ends_quietly_when_its_reader_has_seen_enough():
+    command = f"{sys.executable} -m lab report | head -1"
+    ended = subprocess.run(command, shell=True, cwd=HERE, capture_output=True, text=True)
+    assert ended.stdout.startswith("| experiment |")
+    assert len(ended.stdout.splitlines()) == 1
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_closed_pipe_is_the_reader_s_business_also_while_a_run_is_reported(capsys, monkeypatch):
+    def closed(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("lab.__main__.report", closed)
+    monkeypatch.setattr("os.dup2", lambda *_: None)
+    status, out, err = run(capsys, "report")
+    assert (status, out, err) == (0, "", "")
+
+
+def test_the_benchmark_writes_to_a_folder_that_report_reads_and_nothing_tracked(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    train(capsys, "runs")
+    monkeypatch.setattr("lab.bench.bench", lambda *_: json.loads(next(BENCH.glob("*.json")).read_text()))
+    assert run(capsys, "bench", "--quick")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "runs" / "bench").iterdir())[0] == "bench.png"
+    status, out, _ = run(capsys, "report", "runs")
+    assert status == 0
+    assert "default-batch-mixed-limit-300" in out
+    assert "matrix product in float32" in out
+
+
+def test_publish_prints_what_it_changed(capsys, monkeypatch):
+    monkeypatch.setattr("lab.publish.publish", lambda address, root: [f"{root / 'README.md'}: {address}"])
+    status, out, _ = run(capsys, "publish", "OWNER/NAME")
+    assert (status, out) == (0, f"{HERE / 'README.md'}: OWNER/NAME\n")
