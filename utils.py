@@ -15,6 +15,7 @@ from lab.data import (
     normalize,
     stand_in,
 )
+from lab.experiment import Experiment, Run, run
 from lab.figures import (
     plot_augmentations,
     plot_comparison,
@@ -29,8 +30,10 @@ from lab.figures import (
 )
 from lab.machine import machine, number_format, pick_device
 from lab.metrics import confusion_matrix
-from lab.recipes import OPTIMIZERS, RECIPES, SCHEDULES, Recipe
-from lab.training import History, distilled, evaluate, fit, test, train
+from lab.optim import OPTIMIZERS, SCHEDULES
+from lab.recipes import RECIPES, Recipe
+from lab.records import History
+from lab.training import distilled, evaluate, fit, test, train
 
 __all__ = [
     "DATASETS",
@@ -41,9 +44,11 @@ __all__ = [
     "STD",
     "Augment",
     "Dataset",
+    "Experiment",
     "History",
     "Loader",
     "Recipe",
+    "Run",
     "augmented",
     "cifar10_loaders",
     "confusion_matrix",
@@ -66,6 +71,7 @@ __all__ = [
     "plot_receptive_field",
     "plot_samples",
     "plot_techniques",
+    "run",
     "save",
     "stand_in",
     "test",
