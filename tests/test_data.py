@@ -1,15 +1,25 @@
-"""lab/data.py: where the data comes from, what is done to it, and in which order it comes."""
+"""lab/data.py: where the data comes from, how it is augmented, and in which order it comes."""
 
+import copy
+import hashlib
+import importlib.util
+import json
 import math
 import shutil
+import socket
+import sys
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.functional as TF
+from global_state import unchanged
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode
 
 import lab.data
@@ -21,14 +31,17 @@ from lab.data import (
     Augment,
     Dataset,
     Loader,
+    as_integer,
     augmented,
     cifar10_loaders,
     denormalize,
+    generator_from,
     load_dataset,
     loaders_from,
     normalize,
     split,
     stand_in,
+    tensor_digest,
 )
 
 
@@ -65,6 +78,115 @@ def noise(count, size=32):
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
+# ---- Integers and seeds ----------------------------------------------------------------------------
+
+BIG = 2**200 + 7
+
+
+@pytest.mark.parametrize(
+    "value",
+    [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3, dtype=torch.uint8)],
+    ids=repr,
+)
+def test_any_kind_of_integer_becomes_a_python_int(value):
+    integer = as_integer("n", value)
+    assert type(integer) is int
+    assert integer == 3
+
+
+@pytest.mark.parametrize("value", [BIG, -BIG, np.uint64(2**64 - 1), torch.initial_seed()])
+def test_an_integer_keeps_its_value_at_any_size(value):
+    assert as_integer("n", value) == int(value)
+
+
+@pytest.mark.parametrize("value", [3.0, "3", None, True, np.float64(3), np.True_, torch.tensor(3.0), [3]])
+def test_what_is_not_an_integer_is_refused_with_its_name_and_value(value):
+    with pytest.raises(ValueError, match="n=") as error:
+        as_integer("n", value)
+    assert str(error.value) == f"n={value!r} must be an integer"
+
+
+def test_an_integer_out_of_range_is_refused_with_the_range():
+    assert [as_integer("n", value, 1, 3) for value in (1, 3)] == [1, 3]
+    with pytest.raises(ValueError, match="n=0 must be an integer of at least 1"):
+        as_integer("n", 0, 1)
+    for value in (0, 4):
+        with pytest.raises(ValueError, match=f"n={value} must be an integer from 1 to 3"):
+            as_integer("n", value, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("seed", "expected"), [(0, 0), (5, 5), (-1, 2**64 - 1), (2**64 + 5, 5), (BIG, 7), (-BIG, 2**64 - 7)]
+)
+def test_a_generator_is_seeded_modulo_two_to_the_64(seed, expected):
+    assert generator_from(seed).initial_seed() == expected
+    drawn = torch.rand(5, generator=generator_from(seed))
+    assert torch.equal(drawn, torch.rand(5, generator=torch.Generator().manual_seed(expected)))
+
+
+SEEDS = [np.int64(7), np.uint8(7), torch.tensor(7), 7 + 2**64, 7 - 2**64, 7 + 2**300]
+
+
+@pytest.mark.parametrize("seed", SEEDS, ids=repr)
+def test_equal_seeds_of_any_kind_give_equal_data(small, seed):
+    assert torch.equal(stand_in(20, 10, seed).train_images, stand_in(20, 10, 7).train_images)
+    assert torch.equal(split(UNEVEN, 50, seed)[1], split(UNEVEN, 50, 7)[1])
+    loader, plain = of(small, seed), of(small, 7)
+    for _ in range(2):
+        assert all(map(torch.equal, batches(loader), batches(plain)))
+
+
+@pytest.mark.parametrize("seed", [-1, torch.initial_seed(), BIG])
+def test_any_integer_is_a_seed_and_another_one_gives_other_data(small, seed):
+    one, again, other = (batches(of(small, value)) for value in (seed, seed, seed + 1))
+    assert all(map(torch.equal, one, again))
+    assert not torch.equal(one[0], other[0])
+
+
+def test_a_seed_set_later_may_be_of_any_kind_too(small):
+    loader, plain = of(small, 0), of(small, 7)
+    loader.seed, loader.epoch = np.int64(7), np.int64(0)
+    assert all(map(torch.equal, batches(loader), batches(plain)))
+    assert loader.epoch == 1
+    assert type(loader.epoch) is int
+
+
+@pytest.mark.parametrize("seed", [0.5, "0", None, torch.tensor(0.5)])
+def test_a_seed_that_is_not_an_integer_is_refused(small, seed):
+    for call in (lambda: of(small, seed), lambda: stand_in(20, 10, seed), lambda: split(UNEVEN, 50, seed)):
+        with pytest.raises(ValueError, match="seed=") as error:
+            call()
+        assert str(error.value) == f"seed={seed!r} must be an integer"
+
+
+def test_a_loader_keeps_plain_integers(small):
+    loader = Loader(small.test_images, small.test_labels, batch_size=np.int64(64), seed=np.int64(3))
+    assert (loader.batch_size, loader.seed) == (64, 3)
+    assert type(loader.batch_size) is type(loader.seed) is int
+
+
+def test_sizes_may_be_numpy_integers(small):
+    numpy, plain = (
+        loaders_from(small, of(64), validation=of(20), limit=of(100), device="cpu") for of in (np.int64, int)
+    )
+    for one, other in zip(numpy, plain, strict=True):
+        assert all(map(torch.equal, batches(one), batches(other)))
+
+
+@pytest.mark.parametrize(
+    ("seed", "expected"), [(0, "bd56eff84889afe7"), (1, "ed8cb1d3944b4139"), (12345, "d94349bac1a325b5")]
+)
+def test_a_small_seed_gives_the_batches_that_published_runs_had(seed, expected):
+    """Computed when the published runs were made: pixels rounded to bytes, then labels, batch by batch."""
+    augment = Augment(cutout=8)
+    loader = Loader(noise(50), torch.arange(50), batch_size=20, shuffle=True, seed=seed, augment=augment)
+    sha256 = hashlib.sha256()
+    for images, labels in loader:
+        sha256.update((denormalize(images) * 255).round().to(torch.uint8).contiguous().numpy().tobytes())
+        sha256.update(labels.numpy().tobytes())
+    assert sha256.hexdigest()[:16] == expected
+
+
 # ---- CIFAR-10 --------------------------------------------------------------------------------------
 
 
@@ -97,7 +219,7 @@ def test_channels_rows_and_columns_are_those_of_torchvision(real, cifar10_root):
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("damaged", ["data_batch_3", "test_batch", "batches.meta"])
-def test_a_damaged_copy_is_refused(tmp_path, cifar10_root, damaged):
+def test_a_damaged_copy_is_an_error(tmp_path, cifar10_root, damaged):
     copy = tmp_path / "copy" / FOLDER
     copy.mkdir(parents=True)
     for file in (cifar10_root / FOLDER).iterdir():
@@ -115,7 +237,7 @@ def test_a_damaged_copy_is_refused(tmp_path, cifar10_root, damaged):
     assert str(copy.parent) in str(error.value)
 
 
-def test_a_folder_of_rubbish_is_refused_and_left_alone(tmp_path):
+def test_a_folder_with_wrong_files_is_an_error_and_stays_unchanged(tmp_path):
     (tmp_path / "rubbish" / FOLDER).mkdir(parents=True)
     file = tmp_path / "rubbish" / FOLDER / "data_batch_1"
     file.write_bytes(b"rubbish")
@@ -125,7 +247,7 @@ def test_a_folder_of_rubbish_is_refused_and_left_alone(tmp_path):
 
 
 @pytest.mark.usefixtures("quick_stand_in")
-def test_cifar10_refuses_to_fall_back_and_says_what_to_do(monkeypatch, tmp_path):
+def test_cifar10_does_not_fall_back_and_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path / "from_environment"))
     with pytest.raises(FileNotFoundError) as error:
         load_dataset("cifar10", tmp_path / "from_argument")
@@ -147,7 +269,7 @@ def test_auto_falls_back_with_a_banner_and_a_name_that_says_so(quick_stand_in):
     assert "CIFAR10_ROOT" in str(warned[0].message)
 
 
-def test_stand_in_is_taken_without_looking_or_warning(quick_stand_in, monkeypatch):
+def test_the_stand_in_is_returned_without_a_search_or_a_warning(quick_stand_in, monkeypatch):
     monkeypatch.setattr(lab.data, "CIFAR10", None)
     assert load_dataset("stand-in") is quick_stand_in
 
@@ -190,7 +312,7 @@ def test_the_argument_comes_before_the_environment_before_data(monkeypatch, tmp_
 
 
 @pytest.mark.parametrize(("environment", "expected"), [("environment", "environment"), (None, "data")])
-def test_without_any_data_it_is_fetched_to_the_first_place(monkeypatch, tmp_path, environment, expected):
+def test_without_any_data_it_is_downloaded_to_the_first_place(monkeypatch, tmp_path, environment, expected):
     monkeypatch.setattr(FakeCIFAR10, "asked", [], raising=False)
     monkeypatch.setattr(lab.data, "CIFAR10", FakeCIFAR10)
     if environment:
@@ -211,13 +333,13 @@ def test_the_stand_in_follows_from_its_seed():
         assert not torch.equal(getattr(one, tensor), getattr(other, tensor))
 
 
-def test_making_the_stand_in_leaves_torch_s_own_random_numbers_alone():
+def test_making_the_stand_in_leaves_torch_s_random_state_alone():
     state = torch.get_rng_state()
     stand_in(20, 10)
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_the_stand_in_has_cifar10_s_form_and_ten_balanced_classes(small):
+def test_the_stand_in_has_cifar10_s_shape_and_ten_balanced_classes(small):
     assert small.train_images.shape == (1_000, 3, 32, 32)
     assert small.test_images.shape == (500, 3, 32, 32)
     assert small.train_images.dtype == small.test_images.dtype == torch.uint8
@@ -250,6 +372,97 @@ def test_denormalize_inverts_normalize_for_every_pixel_value():
 def test_denormalize_stays_between_0_and_1():
     pixels = denormalize(torch.tensor([-100.0, 100.0]).view(1, 1, 1, 2).expand(1, 3, 1, 2))
     assert pixels.unique().tolist() == [0.0, 1.0]
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """A copy of lab.data on which nothing has been called, so that it cannot have kept a tensor yet."""
+    spec = importlib.util.spec_from_file_location("fresh_data", lab.data.__file__)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "fresh_data", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def there_and_back(module) -> Tensor:
+    return module.denormalize(module.normalize(noise(2, 8)))
+
+
+def test_a_gradient_can_be_taken_after_iterating_under_inference_mode(fresh):
+    with torch.inference_mode():
+        loader = fresh.Loader(noise(4), torch.arange(4), batch_size=2, augment=fresh.Augment.course())
+        batches(loader)
+        there_and_back(fresh)
+    images = torch.zeros(1, 3, 2, 2, requires_grad=True)  # 0 is the mean: nothing is clamped
+    fresh.denormalize(images).sum().backward()
+    torch.testing.assert_close(images.grad, torch.tensor(STD).view(1, 3, 1, 1).expand(1, 3, 2, 2))
+
+
+def test_a_loader_made_under_inference_mode_gives_batches_to_train_on():
+    with torch.inference_mode():
+        loader = numbered(10, augment=Augment.course())
+        loader.labels = F.one_hot(loader.labels, 10).float()
+        items = loader.dataset
+    weight = torch.ones(3, requires_grad=True)
+    for images, labels in [*loader, *DataLoader(items, batch_size=10)]:
+        loss = (images.mean((2, 3)) * weight).sum() * labels.sum()
+        (gradient,) = torch.autograd.grad(loss, weight)
+        torch.testing.assert_close(gradient, images.mean((2, 3)).sum(0) * 10)
+
+
+def test_fake_tensors_leave_nothing_behind(fresh):
+    with FakeTensorMode():
+        fake = fresh.denormalize(fresh.normalize(torch.zeros(2, 3, 8, 8, dtype=torch.uint8)))
+        assert fake.shape == (2, 3, 8, 8)
+    real = there_and_back(fresh)
+    assert type(real) is Tensor
+    torch.testing.assert_close(real, noise(2, 8).float() / 255)
+
+
+def test_another_device_leaves_nothing_behind(fresh):
+    assert fresh.normalize(torch.zeros(2, 3, 8, 8, dtype=torch.uint8, device="meta")).device.type == "meta"
+    torch.testing.assert_close(there_and_back(fresh), noise(2, 8).float() / 255)
+
+
+def test_vmap_gives_what_a_loop_gives_and_leaves_nothing_behind(fresh):
+    images = noise(6, 8).view(2, 3, 3, 8, 8)
+    normalized = torch.func.vmap(fresh.normalize)(images)
+    assert torch.equal(normalized, torch.stack([fresh.normalize(part) for part in images]))
+    torch.testing.assert_close(torch.func.vmap(fresh.denormalize)(normalized), images.float() / 255)
+
+
+def test_denormalize_can_be_differentiated_by_torch_func_and_then_by_autograd(fresh):
+    zeros, std = torch.zeros(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+    gradient = torch.func.grad(lambda images: fresh.denormalize(images).sum())
+    torch.testing.assert_close(torch.func.vmap(gradient)(zeros.expand(2, 3, 1, 1)), std.expand(2, 3, 1, 1))
+    images = zeros.clone().requires_grad_()
+    fresh.denormalize(images).sum().backward()
+    torch.testing.assert_close(images.grad, std)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_default_type_changes_no_image(small, dtype):
+    expected = batches(of(small))
+    made = stand_in(20, 10).train_images
+    torch.set_default_dtype(dtype)
+    try:
+        found = batches(of(small))
+        again = stand_in(20, 10).train_images
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found[0].dtype == torch.float32
+    assert all(map(torch.equal, found, expected))
+    assert torch.equal(again, made)
+
+
+def test_the_default_device_changes_no_image(small):
+    expected = batches(of(small))
+    made = stand_in(20, 10).train_images
+    with torch.device("meta"):  # holds no numbers, so that anything made there would fail
+        found = list(of(small))
+        again = stand_in(20, 10).train_images
+    assert all(map(torch.equal, map(torch.cat, zip(*found, strict=True)), expected))
+    assert torch.equal(again, made)
 
 
 # ---- Augmentation ----------------------------------------------------------------------------------
@@ -310,6 +523,60 @@ def test_a_warp_scales_and_rotates_as_torchvision_does(scale, degrees, mirrored)
     )
 
 
+@pytest.mark.parametrize(("height", "width"), [(24, 96), (96, 24), (33, 65)])
+def test_a_warp_of_an_image_that_is_not_square_rotates_it_without_distortion(height, width):
+    images = torch.zeros(1, 3, height, width)
+    images[..., height // 4 : -(height // 4), width // 4 : -(width // 4)] = 1.0
+    images = TF.gaussian_blur(images, [7, 7])  # smooth, so that sampling differs little
+    expected = TF.affine(images, -30, [0, 0], 1.1, [0.0, 0.0], interpolation=InterpolationMode.BILINEAR)
+    middle = min(height, width) // 4  # around the centre nothing comes from beyond the border
+    inner = (
+        ...,
+        slice(height // 2 - middle, height // 2 + middle),
+        slice(width // 2 - middle, width // 2 + middle),
+    )
+    found = warped(images, False, scale=1.1, degrees=30)
+    torch.testing.assert_close(found[inner], expected[inner], atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("augment", [Augment(), Augment.course(), Augment(rotate=180, cutout=32)])
+@pytest.mark.parametrize("size", [(5, 40), (40, 5), (64, 64), (17, 100)])
+def test_images_of_any_size_keep_their_size_and_range(size, augment):
+    images = torch.randint(0, 256, (20, 3, *size), dtype=torch.uint8, generator=generator(1))
+    batch = augmented(images, augment, generator())
+    assert batch.shape == images.shape
+    low, high = normalize(images).aminmax()
+    assert batch.min() >= low - 1e-4
+    assert batch.max() <= high + 1e-4
+
+
+def test_shifts_of_an_image_that_is_not_square_are_slices_of_its_reflection():
+    images = torch.randint(0, 256, (40, 3, 20, 50), dtype=torch.uint8, generator=generator(1))
+    dx, dy = torch.randint(-16, 17, (2, 40), generator=generator())
+    mirrored = torch.arange(40) % 2 == 1
+    expected = [moved_one(*row) for row in zip(images, mirrored, dx.tolist(), dy.tolist(), strict=True)]
+    assert torch.equal(lab.data._moved(images, mirrored, dx, dy), torch.stack(expected))
+
+
+@pytest.mark.parametrize("augment", [Augment(), Augment.course(), Augment(shift=3.5)])
+@pytest.mark.parametrize("size", [(4, 32), (32, 4), (1, 1)])
+def test_an_image_smaller_than_the_shift_is_refused_with_both_sizes(size, augment):
+    said = f"shift={augment.shift} is too large for images of {size[0]}x{size[1]} pixels"
+    with pytest.raises(ValueError, match=said):
+        augmented(torch.zeros(2, 3, *size, dtype=torch.uint8), augment, generator())
+
+
+def test_an_image_just_larger_than_the_shift_is_moved_to_its_own_pixels():
+    images = torch.arange(2_000).view(-1, 1, 1, 1).expand(2_000, 3, 5, 5) % 250
+    batch = denormalize(augmented(images.to(torch.uint8), Augment(), generator()))
+    assert torch.equal((batch * 255).round().long(), images)
+
+
+def test_a_single_pixel_works_without_a_shift():
+    images = noise(4, 1)
+    assert torch.equal(augmented(images, Augment(shift=0), generator()), normalize(images))
+
+
 def test_a_factor_above_1_enlarges():
     images = torch.zeros(1, 3, 32, 32)
     images[..., 12:20, 12:20] = 1.0  # 64 pixels
@@ -361,7 +628,7 @@ def test_which_images_are_mirrored_can_be_given():
     assert torch.equal(batch, normalize(expected))
 
 
-def test_scale_and_rotation_stay_within_their_limits_and_reach_towards_both():
+def test_scale_and_rotation_stay_within_their_limits_and_come_close_to_them():
     square = torch.zeros(400, 3, 32, 32, dtype=torch.uint8)
     square[..., 12:20, 12:20] = 255
     batch = denormalize(augmented(square, Augment(flip=False, shift=0, scale=0.25), generator()))
@@ -384,7 +651,7 @@ def test_augment_none_only_normalizes():
     assert torch.equal(augmented(images, Augment.none(), generator()), normalize(images))
 
 
-def test_the_images_of_a_batch_are_treated_differently():
+def test_the_images_of_a_batch_are_augmented_differently():
     images = noise(1).expand(64, 3, 32, 32)
     for augment in (Augment(), Augment.course()):
         batch = augmented(images, augment, generator())
@@ -392,7 +659,7 @@ def test_the_images_of_a_batch_are_treated_differently():
 
 
 @pytest.mark.parametrize("augment", [Augment(), Augment.course()])
-def test_augmentation_follows_from_the_generator_and_leaves_the_images_alone(augment):
+def test_augmentation_depends_only_on_the_generator_and_leaves_the_images_alone(augment):
     images = noise(16)
     kept = images.clone()
     one = augmented(images, augment, generator(5))
@@ -403,7 +670,7 @@ def test_augmentation_follows_from_the_generator_and_leaves_the_images_alone(aug
 
 
 @pytest.mark.parametrize("side", [1, 5, 16])
-def test_cutout_is_one_square_of_the_mean_cut_at_the_border(side):
+def test_cutout_is_one_square_of_the_mean_cut_off_at_the_border(side):
     images = torch.full((1_000, 3, 32, 32), 255, dtype=torch.uint8)
     batch = augmented(images, Augment(flip=False, shift=0, cutout=side), generator())
     assert set(batch.unique().tolist()) == {0.0, *normalize(images[:1]).unique().tolist()}
@@ -420,7 +687,7 @@ def test_cutout_is_one_square_of_the_mean_cut_at_the_border(side):
         assert cut.any(0).all()  # anywhere, corners included
 
 
-def test_the_filling_of_a_cutout_is_shown_as_the_mean_colour():
+def test_a_cutout_is_shown_in_the_mean_colour():
     images = torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)
     batch = augmented(images, Augment(flip=False, shift=0, cutout=32), generator())
     colour = denormalize(batch)[0][:, (batch[0] == 0).all(0)][:, 0]
@@ -435,7 +702,7 @@ def test_greyscale_gives_three_channels_the_luma_of_rec_601():
     torch.testing.assert_close(denormalize(batch), luma.unsqueeze(1).expand(8, 3, 32, 32))
 
 
-def test_greyscale_takes_its_share_of_the_images():
+def test_greyscale_applies_to_its_share_of_the_images():
     images = noise(1_000, 16)
     batch = denormalize(augmented(images, Augment(flip=False, shift=0, greyscale=0.3), generator()))
     grey = (batch - batch.mean(1, keepdim=True)).abs().amax((1, 2, 3)) < 1e-4
@@ -469,6 +736,20 @@ def test_a_wrong_augmentation_is_an_error_with_its_limits(name, value, most):
         Augment(**{name: value})
 
 
+def test_an_augmentation_keeps_plain_numbers():
+    augment = Augment(
+        flip=np.True_,
+        shift=np.int64(2),
+        scale=np.float32(0.5),
+        rotate=np.float64(10),
+        cutout=np.uint8(8),
+        greyscale=0,
+    )
+    assert augment == Augment(True, 2, 0.5, 10, 8, 0)
+    values = vars(augment).values()
+    assert [type(value) for value in values] == [bool, int, float, float, int, int]
+
+
 # ---- Splits ----------------------------------------------------------------------------------------
 
 UNEVEN = torch.tensor([0] * 600 + [1] * 300 + [2] * 90 + [3] * 10)[
@@ -485,7 +766,7 @@ def test_a_split_is_disjoint_complete_and_stratified(held_out):
     assert ((UNEVEN[out].bincount(minlength=4) - proportion).abs() <= 1).all()
 
 
-def test_the_same_seed_holds_the_same_images_out_and_another_seed_others():
+def test_the_same_seed_holds_out_the_same_images_and_another_seed_others():
     out = split(UNEVEN, 200, seed=1)[1]
     assert torch.equal(out, split(UNEVEN, 200, seed=1)[1])
     other = split(UNEVEN, 200, seed=2)[1]
@@ -497,7 +778,7 @@ def test_every_image_can_be_held_out():
     assert len(seen.unique()) == 100
 
 
-def test_nothing_can_be_held_out():
+def test_zero_images_can_be_held_out():
     kept, out = split(UNEVEN, 0, seed=0)
     assert kept.tolist() == list(range(1_000))
     assert out.tolist() == []
@@ -505,7 +786,7 @@ def test_nothing_can_be_held_out():
 
 @pytest.mark.parametrize("held_out", [-1, 1_000, 1_001, 10.0, "10", None])
 def test_a_wrong_number_held_out_is_an_error_with_the_limits(held_out):
-    with pytest.raises(ValueError, match=f"{held_out!r} must be an integer from 0 to 999"):
+    with pytest.raises(ValueError, match=f"held_out={held_out!r} must be an integer from 0 to 999"):
         split(UNEVEN, held_out, seed=0)
 
 
@@ -513,7 +794,7 @@ def test_a_wrong_number_held_out_is_an_error_with_the_limits(held_out):
 
 
 def numbered(count=103, **options) -> Loader:
-    """Images filled with their own number, which is their label too."""
+    """Images whose pixels and label are the image's number."""
     numbers = torch.arange(count)
     images = numbers.to(torch.uint8).view(-1, 1, 1, 1).expand(count, 3, 32, 32)
     return Loader(images, numbers, **{"batch_size": 32, "shuffle": True} | options)
@@ -550,7 +831,7 @@ def test_the_last_batch_is_smaller_and_len_counts_it(count, sizes):
     assert [len(labels) for _, labels in loader] == sizes
 
 
-def test_every_image_comes_once_an_epoch_in_another_order_each():
+def test_every_image_comes_once_per_epoch_in_a_new_order():
     loader = numbered()
     epochs = [order(loader) for _ in range(3)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(103))] * 3
@@ -582,7 +863,7 @@ def test_epochs_differ_in_augmentation_too(small):
     assert not torch.equal(first, second)
 
 
-def test_a_loader_whose_epoch_is_set_goes_on_where_another_stood(small):
+def test_a_loader_whose_epoch_is_set_continues_where_another_stopped(small):
     straight, resumed = of(small), of(small)
     for _ in range(2):
         batches(straight)
@@ -591,7 +872,7 @@ def test_a_loader_whose_epoch_is_set_goes_on_where_another_stood(small):
     assert all(map(torch.equal, batches(straight), batches(resumed)))
 
 
-def test_loading_leaves_torch_s_own_random_numbers_alone(small):
+def test_loading_leaves_torch_s_random_state_alone(small):
     state = torch.get_rng_state()
     batches(of(small))
     assert torch.equal(state, torch.get_rng_state())
@@ -624,11 +905,11 @@ def test_iterating_a_loader_leaves_its_data_alone(small):
 
 
 def by_sum(images):
-    """The same images in an order of their own."""
+    """The same images, sorted by their sums."""
     return images[images.double().sum((1, 2, 3)).argsort()]
 
 
-def test_train_and_test_loaders_hold_their_parts(small):
+def test_train_and_test_loaders_contain_their_parts(small):
     train, test = loaders_from(small, 300, augment=False, device="cpu")
     images, labels = batches(test)
     assert torch.equal(images, normalize(small.test_images))  # in order, unaugmented
@@ -640,7 +921,7 @@ def test_train_and_test_loaders_hold_their_parts(small):
     assert train.classes == small.classes
 
 
-def test_true_is_the_default_augmentation_and_false_none(small):
+def test_true_is_the_default_augmentation_and_false_is_none(small):
     assert loaders_from(small, augment=True, device="cpu")[0].augment == Augment()
     assert loaders_from(small, augment=False, device="cpu")[0].augment == Augment.none()
     assert loaders_from(small, augment=Augment.course(), device="cpu")[0].augment == Augment.course()
@@ -664,7 +945,7 @@ def test_without_a_validation_set_there_are_two_loaders():
 
 
 @pytest.mark.usefixtures("quick_stand_in")
-def test_a_limit_takes_as_many_of_every_class():
+def test_a_limit_takes_the_same_number_from_every_class():
     train, test = cifar10_loaders(64, dataset="stand-in", limit=100, device="cpu")
     assert train.labels.bincount().tolist() == [10] * 10
     assert test.labels.bincount().tolist() == [10] * 10
@@ -672,7 +953,7 @@ def test_a_limit_takes_as_many_of_every_class():
     assert [len(loader.labels) for loader in (train, validation, test)] == [80, 20, 100]
 
 
-def test_loaders_refuse_to_fall_back_where_cifar10_is_asked_for():
+def test_loaders_do_not_fall_back_if_cifar10_is_requested():
     with pytest.raises(FileNotFoundError, match="CIFAR10_ROOT"):
         cifar10_loaders(64, dataset="cifar10")
 
@@ -682,19 +963,21 @@ def test_loaders_refuse_to_fall_back_where_cifar10_is_asked_for():
     [
         ({"batch_size": 0}, "batch_size=0 must be an integer of at least 1"),
         ({"batch_size": 2.5}, "batch_size=2.5 must be"),
-        ({"validation": -1}, "-1 must be an integer from 0 to 999"),
-        ({"validation": 1_000}, "1000 must be an integer from 0 to 999"),
-        ({"validation": 100, "limit": 100}, "100 must be an integer from 0 to 99"),
-        ({"limit": 0}, "limit=0 must be None or an integer of at least 1"),
+        ({"validation": -1}, "validation=-1 must be an integer from 0 to 999"),
+        ({"validation": 1_000}, "validation=1000 must be an integer from 0 to 999"),
+        ({"validation": True}, "validation=True must be an integer from 0 to 999"),
+        ({"validation": 100, "limit": 100}, "validation=100 must be an integer from 0 to 99"),
+        ({"seed": "0"}, "seed='0' must be an integer"),
+        ({"limit": 0}, "limit=0 must be an integer of at least 1"),
         ({"limit": -3}, "limit=-3 must be"),
         ({"limit": 2.5}, "limit=2.5 must be"),
         ({"limit": "all"}, "limit='all' must be"),
         ({"augment": "course"}, "augment='course' must be an Augment, True or False"),
         ({"augment": None}, "augment=None must be"),
-        ({"device": "abacus"}, "device='abacus' is not to be had here"),
+        ({"device": "abacus"}, "device='abacus' is not available"),
     ],
 )
-def test_a_wrong_option_of_the_loaders_is_an_error_that_says_it(small, options, said):
+def test_a_wrong_option_of_the_loaders_is_an_error_that_names_it(small, options, said):
     with pytest.raises(ValueError, match=said):
         loaders_from(small, **{"device": "cpu"} | options)
 
@@ -719,3 +1002,212 @@ def test_a_held_out_part_of_cifar10_has_every_class_alike(real):
     kept, held_out = split(real.train_labels, 5_000, seed=0)
     assert real.train_labels[held_out].bincount().tolist() == [500] * 10
     assert real.train_labels[kept].bincount().tolist() == [4_500] * 10
+
+
+# ---- The images one by one -------------------------------------------------------------------------
+
+
+def test_the_dataset_of_a_loader_has_each_image_normalized_with_its_label(small):
+    loader = of(small)
+    items = loader.dataset
+    assert isinstance(items, torch.utils.data.Dataset)
+    assert len(items) == 200
+    for index in (0, 7, 199, -1):
+        image, label = items[index]
+        assert torch.equal(image, normalize(loader.images)[index])
+        assert label.dtype == torch.int64
+        assert label.item() == loader.labels[index].item()
+    assert items.classes == small.classes
+    assert items.targets == loader.labels.tolist()
+    assert type(items.targets[0]) is int
+
+
+def test_the_dataset_ends_as_a_sequence_does():
+    items = numbered(3).dataset
+    assert [int(label) for _, label in items] == [0, 1, 2]
+    with pytest.raises(IndexError):
+        items[3]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_dataloader_reads_the_dataset_with_and_without_workers(small, workers):
+    loader = loaders_from(small, 64, device="cpu", limit=100)[1]
+    read = DataLoader(loader.dataset, batch_size=64, num_workers=workers)
+    assert all(map(torch.equal, batches(read), batches(loader)))
+
+
+def test_the_dataset_keeps_probabilities_as_labels():
+    labels = torch.rand(4, 10, generator=generator()).softmax(1)
+    items = Loader(noise(4), labels, batch_size=2).dataset
+    assert torch.equal(items[2][1], labels[2])
+    assert items.targets == labels.tolist()
+
+
+def test_reading_an_item_gives_no_access_to_the_loader_s_own_data():
+    loader = numbered(4)
+    image, label = loader.dataset[2]
+    image += 1
+    label += 1
+    assert torch.equal(loader.dataset[2][0], normalize(loader.images)[2])
+    assert loader.labels.tolist() == [0, 1, 2, 3]
+
+
+def test_the_dataset_is_made_once_and_anew_for_other_labels():
+    loader = numbered(4)
+    assert loader.dataset is loader.dataset
+    other = copy.copy(loader)
+    other.labels = loader.labels + 5
+    assert other.dataset.targets == [5, 6, 7, 8]
+    assert loader.dataset.targets == [0, 1, 2, 3]
+
+
+# ---- Digests and descriptions ----------------------------------------------------------------------
+
+
+def test_the_digest_is_the_sha_256_of_types_shapes_and_values():
+    images, labels = noise(5, 7), torch.arange(5)
+    sha256 = hashlib.sha256(b"torch.uint8 (5, 3, 7, 7)\n" + images.permute(0, 2, 3, 1).numpy().tobytes())
+    sha256.update(b"torch.int64 (5,)\n" + labels.numpy().tobytes())
+    assert Loader(images, labels, batch_size=2).digest() == sha256.hexdigest()[:16]
+    assert tensor_digest(images, labels) == sha256.hexdigest()[:16]
+
+
+def test_the_digest_does_not_depend_on_the_memory_format():
+    images = noise(5)
+    digest = tensor_digest(images)
+    assert tensor_digest(images.contiguous(memory_format=torch.channels_last)) == digest
+    assert tensor_digest(images.repeat(1, 1, 1, 2)[..., :32]) == digest
+    loader = Loader(images, torch.arange(5), batch_size=2)
+    kept = loader.digest()
+    loader.images = images.contiguous()
+    assert loader.digest() == kept
+
+
+def test_the_digest_does_not_depend_on_batches_order_and_augmentation():
+    images, labels = noise(5), torch.arange(5)
+    one = Loader(images, labels, batch_size=2)
+    other = Loader(
+        images, labels, batch_size=3, seed=9, shuffle=True, augment=Augment(), name="a", part="train"
+    )
+    assert one.digest() == other.digest()
+
+
+def changed_pixel(images, labels):
+    images = images.clone()
+    images[4, 2, 31, 31] ^= 1
+    return images, labels
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed_pixel,
+        lambda images, labels: (images, labels.flip(0)),
+        lambda images, labels: (images, labels.to(torch.int32)),
+        lambda images, labels: (images[:4], labels[:4]),
+        lambda images, labels: (images.flip(0), labels),
+        lambda images, labels: (images.flip(1), labels),
+        lambda images, labels: (images.transpose(2, 3), labels),
+        lambda images, labels: (images.view(5, 3, 16, 64), labels),
+    ],
+)
+def test_the_digest_changes_with_the_data(change):
+    images, labels = noise(5), torch.arange(5)
+    before = Loader(images, labels, batch_size=2).digest()
+    assert Loader(*change(images, labels), batch_size=2).digest() != before
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.bool])
+def test_tensors_of_any_type_have_a_digest(dtype):
+    tensors = torch.tensor([0.0, 1.0]).to(dtype), torch.tensor(1.0).to(dtype)
+    assert tensor_digest(*tensors) == tensor_digest(*[tensor.clone() for tensor in tensors])
+    assert tensor_digest(*tensors) != tensor_digest(*reversed(tensors))
+    assert tensor_digest(torch.ones(2, requires_grad=True)) == tensor_digest(torch.ones(2))
+
+
+@pytest.mark.real_data
+def test_cifar10_has_the_digests_that_records_show(real):
+    train, test = loaders_from(real, device="cpu")
+    assert [train.digest(), test.digest()] == ["ff6ce0b492c9b03e", "e9fa06c489653531"]
+
+
+def test_the_description_of_a_loader_is_plain_data_that_says_what_decides_its_batches(small):
+    loader = of(small, augment=Augment(scale=np.float64(0.1)))
+    description = loader.describe()
+    assert description == {
+        "loader": "Loader",
+        "name": STAND_IN,
+        "part": "train",
+        "images": 200,
+        "batch_size": 64,
+        "shuffle": True,
+        "augment": {
+            "flip": True,
+            "shift": 4,
+            "scale": 0.1,
+            "rotate": 0.0,
+            "cutout": 0,
+            "greyscale": 0.0,
+        },
+        "digest": loader.digest(),
+    }
+    assert json.loads(json.dumps(description)) == description
+
+
+def test_describing_a_loader_changes_none_of_its_batches(small):
+    described, plain = of(small), of(small)
+    for _ in range(2):
+        described.describe()
+        assert len(described.dataset) == 200
+        assert all(map(torch.equal, batches(described), batches(plain)))
+    assert (described.epoch, described.seed) == (2, 0)
+
+
+# ---- Global state ----------------------------------------------------------------------------------
+
+CALLS = {
+    "as_integer": lambda small: as_integer("n", np.int64(3)) == 3,
+    "generator_from": lambda small: generator_from(3).initial_seed() == 3,
+    "stand_in": lambda small: stand_in(20, 10).train_labels.bincount().tolist() == [2] * 10,
+    "split": lambda small: len(split(UNEVEN, 50, 0)[1]) == 50,
+    "normalize": lambda small: math.isclose(
+        normalize(torch.zeros(1, 3, 1, 1))[0, 0].item(), -MEAN[0] / STD[0], rel_tol=1e-6
+    ),
+    "denormalize": lambda small: math.isclose(
+        denormalize(torch.zeros(1, 3, 1, 1))[0, 0].item(), MEAN[0], rel_tol=1e-6
+    ),
+    "augmented": lambda small: augmented(noise(4), Augment.course(), generator()).shape == (4, 3, 32, 32),
+    "Loader": lambda small: torch.equal(batches(of(small))[1].bincount(), torch.tensor([20] * 10)),
+    "Loader.dataset": lambda small: int(numbered().dataset[5][1]) == 5,
+    "Loader.digest": lambda small: numbered().digest() == numbered().digest(),
+    "Loader.describe": lambda small: numbered().describe()["images"] == 103,
+    "loaders_from": lambda small: (
+        [len(loader) for loader in loaders_from(small, 500, device="cpu")] == [2, 1]
+    ),
+    "load_dataset": lambda small: load_dataset("stand-in") is small,
+    "cifar10_loaders": lambda small: len(cifar10_loaders(500, dataset="stand-in", device="cpu")[0]) == 2,
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_call_gives_its_result_and_leaves_global_state_alone(quick_stand_in, call):
+    with unchanged():
+        assert call(quick_stand_in)
+
+
+def test_a_download_waits_a_limited_time_and_puts_the_socket_timeout_back(monkeypatch, tmp_path):
+    seen = []
+
+    def refused(*args, **kwargs):
+        seen.append(socket.getdefaulttimeout())
+        raise URLError("no network in the tests")
+
+    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", refused)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(7)
+    try:
+        with unchanged(), pytest.raises(FileNotFoundError):
+            load_dataset("cifar10", tmp_path)
+    finally:
+        socket.setdefaulttimeout(before)
+    assert seen == [lab.data.DOWNLOAD_TIMEOUT]

@@ -1,27 +1,38 @@
-"""The machine at hand: devices, number formats, and what a record says of it."""
+"""lab/machine.py: devices, number formats, clocks, and what a record says about the machine."""
 
 import json
 import os
 import platform
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
+from global_state import unchanged
 
-from lab.machine import keep_freed_memory, machine, number_format, pick_device
+import lab.machine
+from lab.machine import (
+    clocked,
+    keep_freed_memory,
+    machine,
+    matmul_rate,
+    number_format,
+    pick_device,
+    synchronize,
+)
 
 CPU = torch.device("cpu")
 
 
-def test_a_device_asked_for_is_the_one_given():
+def test_a_requested_device_is_the_one_returned():
     assert pick_device("cpu") == CPU
     assert pick_device(CPU) == CPU
 
 
 @pytest.mark.parametrize("name", ["abacus", "cuda:99"])
-def test_a_device_that_is_not_there_is_an_error_that_names_it(name):
-    with pytest.raises(ValueError, match=name):
+def test_a_device_that_is_not_available_is_an_error_that_names_it(name):
+    with pytest.raises(ValueError, match=f"device='{name}' is not available: "):
         pick_device(name)
 
 
@@ -34,7 +45,7 @@ def test_cuda_is_preferred_and_the_cpu_is_last(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_number_format_asked_for_is_the_one_used(dtype):
+def test_a_requested_number_format_is_the_one_used(dtype):
     assert number_format(CPU, dtype) == dtype
 
 
@@ -44,7 +55,7 @@ def test_other_number_formats_are_refused_by_name():
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
-def test_on_cuda_half_precision_is_what_the_card_computes_without_imitating_it(monkeypatch, native, expected):
+def test_on_cuda_the_format_is_bfloat16_unless_the_gpu_only_emulates_it(monkeypatch, native, expected):
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation
     )
@@ -68,8 +79,8 @@ def test_a_torch_without_onednn_computes_in_float32(monkeypatch):
     assert number_format(CPU) == torch.float32
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="AVX2 is of x86 processors")
-def test_a_processor_with_no_more_than_avx2_trains_the_minute_network_in_float32():
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="only x86 processors have AVX2")
+def test_a_processor_limited_to_avx2_trains_the_minute_network_in_float32():
     script = (
         "import json\n"
         "from lab.data import loaders_from, stand_in\n"
@@ -96,7 +107,7 @@ import resource, sys, torch
 from lab.machine import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
-def faults():  # pages that the system had to give while 20 times 64 MB were taken and freed
+def faults():  # page faults while 64 MB are allocated and freed 20 times
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
         torch.ones(1 << 24)
@@ -106,8 +117,8 @@ print(faults())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is for glibc alone")
-def test_freed_memory_is_kept_and_taken_again_without_the_system():
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
+def test_freed_memory_is_kept_and_reused_without_page_faults():
     def faults(what):
         command = [sys.executable, "-c", FAULTS, what]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -115,9 +126,9 @@ def test_freed_memory_is_kept_and_taken_again_without_the_system():
     assert faults("keep") < faults("give back") / 10
 
 
-def test_without_glibc_memory_is_left_as_it_is(monkeypatch):
+def test_without_glibc_keep_freed_memory_does_nothing(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    monkeypatch.setattr("ctypes.CDLL", None)  # as on Windows, where there is nothing to call
+    monkeypatch.setattr("ctypes.CDLL", None)  # on Windows there is nothing to call
     keep_freed_memory.__wrapped__()
 
 
@@ -125,6 +136,55 @@ def test_the_record_is_plain_data_with_the_versions():
     record = machine(CPU)
     assert json.loads(json.dumps(record)) == record
     assert record["torch"] == torch.__version__
-    assert type(record["torch"]) is str  # what a checkpoint can hold
+    assert type(record["torch"]) is str  # what a checkpoint can contain
     assert record["device"] == "cpu"
     assert record["threads"] == torch.get_num_threads()
+
+
+def test_a_clock_measures_one_call_of_the_work():
+    calls = []
+    seconds = clocked(lambda: calls.append(time.sleep(0.05)), CPU)
+    assert len(calls) == 1
+    assert 0.05 <= seconds < 5
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_synchronize_waits_for_the_device_and_has_nothing_to_wait_for_on_the_cpu(monkeypatch, kind):
+    waited = []
+    monkeypatch.setattr(getattr(torch, kind), "synchronize", lambda: waited.append(kind))
+    synchronize(CPU)
+    assert waited == []
+    synchronize(torch.device(kind))
+    assert waited == [kind]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_matrix_rate_is_two_operations_per_element_pair_by_the_best_time(monkeypatch, dtype):
+    products = []
+    monkeypatch.setattr(lab.machine, "MATMUL_SIZE", {"cuda": 8, "other": 16})
+    times = iter([3.0, 2.0, 4.0])
+
+    def clock(work, device):
+        products.append(work())
+        return next(times)
+
+    monkeypatch.setattr(lab.machine, "clocked", clock)
+    assert matmul_rate(CPU, dtype) == pytest.approx(2 * 16**3 / 2.0 / 1e9)
+    assert [(product.shape, product.dtype) for product in products] == [((16, 16), dtype)] * 3
+
+
+CALLS = {
+    "pick_device": lambda: pick_device("cpu") == CPU,
+    "machine": lambda: machine(CPU)["python"] == platform.python_version(),
+    "number_format": lambda: number_format(CPU) in (torch.float32, torch.bfloat16),
+    "keep_freed_memory": lambda: keep_freed_memory() is None,
+    "clocked": lambda: clocked(lambda: None, CPU) < 1,
+    "synchronize": lambda: synchronize(CPU) is None,
+    "matmul_rate": lambda: matmul_rate(CPU, torch.float32) > 0,
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_call_gives_its_result_and_leaves_global_state_alone(call):
+    with unchanged():
+        assert call()
