@@ -309,8 +309,7 @@ def _add_publish(commands) -> None:
 def _publish(options: argparse.Namespace) -> int:
     from lab.publish import publish
 
-    for line in publish(options.address, root=HERE):
-        print(line)
+    publish(options.address)
     return 0
 
 

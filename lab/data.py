@@ -425,6 +425,7 @@ class Loader:
         self.part = part
         self.classes = classes
         self.epoch = 0
+        self.source: dict[str, Any] | None = None  # for labels that were computed: what they come from
         self._dataset: tuple[tuple[Tensor, Tensor, tuple[str, ...]], ImageDataset] | None = None
 
     def __len__(self) -> int:
@@ -468,7 +469,7 @@ class Loader:
             "batch_size": self.batch_size,
             "shuffle": bool(self.shuffle),
             "augment": asdict(self.augment),
-            "digest": self.digest(),
+            **(self.source or {"digest": self.digest()}),
         }
 
 

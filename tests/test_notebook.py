@@ -2,7 +2,7 @@
 
 import ast
 import json
-import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,30 +72,45 @@ def test_the_pictures_it_wrote_are_there(notebook):
         assert (HERE / "images" / f"{name}.png").stat().st_size > 10_000
 
 
-def test_alone_without_an_address_it_says_what_to_do(notebook, tmp_path):
-    bootstrap = code_cells(notebook)[0].source
-    ended = subprocess.run([sys.executable, "-c", bootstrap], cwd=tmp_path, capture_output=True, text=True)
-    assert ended.returncode == 1
-    assert "REPOSITORY" in ended.stderr
-    assert "checkout" in ended.stderr
-
-
-def test_beside_model_py_the_bootstrap_cell_does_nothing(notebook, tmp_path):
-    (tmp_path / "model.py").touch()
+def bootstrapped(notebook, folder) -> subprocess.CompletedProcess:
     script = code_cells(notebook)[0].source + "\nprint(os.getcwd())"
-    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)
+
+
+def test_alone_without_an_address_it_says_what_is_missing_and_what_to_do(notebook, tmp_path):
+    ended = bootstrapped(notebook, tmp_path)
+    assert ended.returncode == 1
+    for said in (str(tmp_path.resolve()), "model.py", "REPOSITORY", "papermill: --cwd FOLDER"):
+        assert said in ended.stderr
+
+
+@pytest.mark.parametrize("start", [".", "runs/notebook"])
+def test_it_finds_the_project_from_its_folder_and_from_one_inside(notebook, tmp_path, start):
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "experiment.py").touch()
+    (tmp_path / start).mkdir(parents=True, exist_ok=True)
+    before = sorted(tmp_path.rglob("*"))
+    ended = bootstrapped(notebook, tmp_path / start)
     assert Path(ended.stdout.strip()) == tmp_path.resolve()
-    assert [path.name for path in tmp_path.iterdir()] == ["model.py"]
+    assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.filterwarnings("ignore")  # those of the Jupyter client are not ours to mend
+def status(checkout: Path) -> str:
+    command = ["git", "status", "--porcelain"]
+    return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout
+
+
+PICTURES = {"curves.png", "misclassified_3.png", "techniques_compared.png"}
+
+
+@pytest.mark.filterwarnings("ignore")  # warnings of the Jupyter client are not ours to mend
 def test_it_runs_as_in_colab_from_an_empty_folder_with_its_quick_setting(notebook, tmp_path, monkeypatch):
     source = tmp_path / "source.git"
     subprocess.run(["git", "clone", "--quiet", "--bare", str(HERE), str(source)], check=True)
     alone = nbformat.read(NOTEBOOK, as_version=4)
     bootstrap = code_cells(alone)[0]
-    assert 'REPOSITORY = ""' in bootstrap.source
-    bootstrap.source = bootstrap.source.replace('REPOSITORY = ""', f"REPOSITORY = {str(source)!r}")
+    bootstrap.source = re.sub(r'^REPOSITORY = ".*?"', f"REPOSITORY = {str(source)!r}", bootstrap.source)
+    assert str(source) in bootstrap.source
     tagged(alone, "parameters").source += '\nQUICK, DATASET, DEVICE = True, "stand-in", "cpu"'
     folder = tmp_path / "colab"
     folder.mkdir()
@@ -105,10 +120,24 @@ def test_it_runs_as_in_colab_from_an_empty_folder_with_its_quick_setting(noteboo
     test_every_cell_that_saves_a_picture_shows_it(alone)
     printed = json.dumps([cell.outputs for cell in code_cells(alone)])
     assert "STAND-IN (not CIFAR-10): 1,000 training and 1,000 test images" in printed
-    checkout = folder / "source"
-    written = {path.name for path in (checkout / "runs").rglob("*.png")}
-    assert {"curves.png", "misclassified_3.png", "techniques_compared.png"} <= written
-    unchanged = subprocess.run(
-        ["git", "status", "--porcelain"], cwd=checkout, capture_output=True, text=True, env=os.environ
+    assert {path.name for path in (folder / "source" / "runs").rglob("*.png")} >= PICTURES
+    assert status(folder / "source") == ""
+
+
+def test_the_command_of_readme_shows_how_far_it_is_and_leaves_the_checkout_as_it_was(tmp_path, monkeypatch):
+    checkout = tmp_path / "checkout"
+    subprocess.run(["git", "clone", "--quiet", str(HERE), str(checkout)], check=True)
+    (command,) = re.findall(r"-r requirements\.txt && (mkdir .*)", (HERE / "README.md").read_text())
+    command = command.replace(".venv/bin/", f"{Path(sys.executable).parent}/")
+    quick = "papermill -p QUICK True -p DATASET stand-in -p DEVICE cpu"
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    ended = subprocess.run(
+        command.replace("papermill", quick, 1), shell=True, cwd=checkout, capture_output=True, text=True
     )
-    assert unchanged.stdout == ""  # a quick run replaces none of the committed pictures and results
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert "Executing" in ended.stderr  # cells
+    assert "group norm, SGD, L1-limit-1000 epoch 1/1" in ended.stderr  # epochs within a cell
+    written = {path.name for path in (checkout / "runs" / "notebook").iterdir()}
+    names = {f"S7_Convolution_Techniques.{ending}" for ending in ("ipynb", "html")}
+    assert written >= PICTURES | names | {"technique-mixed-limit-1000-seed0.json"}
+    assert status(checkout) == ""

@@ -4,7 +4,6 @@ import gc
 import json
 import random
 import sys
-import warnings
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from lab.metrics import accuracy_of
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
@@ -21,6 +19,7 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 import lab.training
 from lab.data import Augment, Loader, denormalize, loaders_from, normalize, stand_in
 from lab.machine import number_format
+from lab.metrics import accuracy_of
 from lab.optim import OPTIMIZERS, Muon
 from lab.recipes import RECIPES, Recipe
 from lab.records import History
@@ -1064,30 +1063,33 @@ def test_image_sizes_are_shares_of_the_images_own_and_their_shape_stays(size, sm
 # ---- Nothing of the caller's is changed ------------------------------------------------------------
 
 
-def global_state():
-    return {
-        "torch": torch.get_rng_state().tolist(),
-        "numpy": repr(np.random.get_state()),
-        "python": random.getstate(),
-        "default dtype": torch.get_default_dtype(),
-        "default device": torch.get_default_device(),
-        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
-        "gradients": torch.is_grad_enabled(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "matmul precision": torch.get_float32_matmul_precision(),
-        "rcParams": dict(matplotlib.rcParams),
-        "warnings": len(warnings.filters),
-    }
+@pytest.mark.parametrize("seed", [None, 4])
+def test_fit_leaves_every_global_state_as_it_was(small, seed):
+    net, loaders = small_net_unseeded(), loaders_from(small, 100, limit=200, device="cpu")
+    settings = dict(matplotlib.rcParams)
+    with unchanged():
+        fit(net, *loaders, replace(SHORT, epochs=1), **QUIET | {"seed": seed})
+    assert dict(matplotlib.rcParams) == settings
 
 
-def test_fit_leaves_every_global_state_as_it_was(small, tmp_path):
-    before = global_state()
-    fit(small_net_unseeded(), *loaders_from(small, 100, limit=200, device="cpu"), SHORT, **QUIET)
-    assert global_state() == before
-    fit(
-        small_net_unseeded(), *loaders_from(small, 100, limit=200, device="cpu"), SHORT, **QUIET | {"seed": 4}
-    )
-    assert global_state() == before
+def test_testing_and_distilling_leave_every_global_state_as_it_was(small):
+    net, (loader, _) = ten_classes(), ours(small)
+    with unchanged():
+        evaluate(net, loader, flips=True, **EXACT)
+        evaluate(net, theirs(small)[0], **EXACT)
+        lab.training.test(net, loader, **EXACT)
+        distilled(loader, net, **EXACT)
+
+
+def test_training_draws_from_torch_s_random_state_and_changes_no_other_global_state(small):
+    net, (loader, _) = ten_classes(), ours(small)
+    still = torch.optim.SGD(net.parameters(), lr=0.0)
+    with torch.random.fork_rng(), unchanged():
+        state = torch.get_rng_state()
+        train(net, loader, still, **EXACT)
+        assert not torch.equal(torch.get_rng_state(), state)  # dropout
+        torch.set_rng_state(state)
+    assert loader.epoch == 1
 
 
 def small_net_unseeded() -> Net:
