@@ -13,7 +13,7 @@ from lab.data import DATASETS, load_dataset
 from lab.experiment import ABLATIONS, DTYPES, Experiment, ablations, run
 from lab.machine import pick_device
 from lab.recipes import RECIPES
-from lab.report import assess, card, files, load_results, report
+from lab.report import assess, bench_text, card, files, report_folder
 from model import CONVS, NORMS, PRETRAINED, Net, count_parameters
 
 HERE = Path(__file__).resolve().parent.parent
@@ -253,11 +253,7 @@ def _add_report(commands) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    print(report(load_results(options.folder)))
-    for path in sorted((options.folder / "bench").glob("*.json")):
-        from lab.report import markdown  # the benchmark's own tables
-
-        print("\n" + markdown(json.loads(path.read_text())))
+    print(report_folder(options.folder))
     return 0
 
 
@@ -283,13 +279,12 @@ def _add_bench(commands) -> None:
 
 def _bench(options: argparse.Namespace) -> int:
     from lab import bench, figures  # Matplotlib is slow to import, and no other command needs it
-    from lab.report import table
 
     plan = bench.QUICK if options.quick else bench.FULL
     result = bench.bench(plan, options.dataset, options.root, options.device)
     bench.write(result, options.out)
     figures.save(figures.plot_bench(result), options.images / "bench.png")
-    print(table(result))
+    print(bench_text(result))
     print(json.dumps(result["summary"]))
     return 0
 

@@ -1,40 +1,22 @@
-"""Results: one JSON file a run, and what several runs say together."""
+"""Studies: the records of several runs, and what they say together."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from lab.recipes import completed
-from lab.training import History
+from lab.records import History
 
-# Student's t, two-sided 95 %, by degrees of freedom: scipy.stats.t.ppf(0.975, df).
-_T95 = (math.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean of `values` and the half-width of its 95 % confidence interval over runs.
-
-    Student's t on the sample; nan for a single value, which says nothing about its spread.
-    """
-    if not values:
-        raise ValueError("no values: expected at least one")
-    freedom = len(values) - 1
-    if freedom == 0:
-        return values[0], math.nan
-    return statistics.fmean(values), _t95(freedom) * statistics.stdev(values) / math.sqrt(len(values))
-
-
-def _t95(freedom: int) -> float:
-    return _T95[min(freedom, len(_T95) - 1)]  # beyond the table somewhat too wide
+# ---- Records ---------------------------------------------------------------------------------------
 
 
 def load_results(folder: str | Path) -> list[History]:
-    """Every History below `folder`, by name and seed; FileNotFoundError where there is none.
+    """Every record below `folder`, sorted by name and seed; skips folders named bench, which hold timings.
 
-    What lies in a folder named bench is no run, but what the benchmark measured, and is passed over.
+    Raises FileNotFoundError if there is none, and ValueError for a JSON file that is not a record.
     """
     paths = [path for path in sorted(Path(folder).rglob("*.json")) if path.parent.name != "bench"]
     histories = [History.load(path) for path in paths]
@@ -43,79 +25,92 @@ def load_results(folder: str | Path) -> list[History]:
     return sorted(histories, key=lambda history: (history.name, history.seed))
 
 
-def report(histories: Iterable[History]) -> str:
-    """Markdown tables, a row an experiment: its seeds, last-epoch accuracy, and median training times.
+def by_experiment(histories: Iterable[History]) -> dict[tuple[str, str], list[History]]:
+    """The runs of each experiment, by its name and data set, in the order given.
 
-    Runs that were evaluated on held-out training images have a table of their own. The second accuracy
-    averages each image's logits with its mirror image's (test-time augmentation), where that was measured.
-    The second time is peak-normalized, as `History.peak_tflop`. Where runs of one name differ in their
-    number format, as those of different processors do, it stands beside each seed. Below a table of
-    several seeds stands how much the seed alone changes a run.
-
-    Raises ValueError where runs of one name differ in recipe or parameters, or are of the same seed.
+    Raises ValueError if two runs of one experiment have the same seed, or differ in more than the seed and
+    the number format. Records from before data and network were recorded are compared without them.
     """
-    parts: dict[str, dict[tuple[str, str], list[History]]] = {}
+    groups: dict[tuple[str, str], list[History]] = {}
     for history in histories:
-        groups = parts.setdefault(history.evaluated_on, {})
         groups.setdefault((history.name, history.dataset), []).append(history)
-    return "\n\n".join(
-        block
-        for part in sorted(parts)
-        for block in (_table(part, parts[part]), _chance(parts[part]))
-        if block
-    )
-
-
-def _table(part: str, groups: dict[tuple[str, str], list[History]]) -> str:
-    lines = [
-        "| experiment | data | parameters | epochs | seeds "
-        f"| {part} accuracy, % | with flips, % | time, s | at peak, TFLOP |",
-        "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |",
-    ]
-    for (name, dataset), runs in groups.items():
-        kinds = [(completed(run.recipe), run.parameters) for run in runs]
-        if any(kind != kinds[0] for kind in kinds):
-            raise ValueError(f"the runs named {name!r} differ in recipe or parameters; name them apart")
+    for (name, _), runs in groups.items():
         seeds = [run.seed for run in runs]
         if len(set(seeds)) < len(seeds):
-            raise ValueError(f"the runs named {name!r} are of the seeds {seeds}: each may be there once")
-        seconds = statistics.median(run.train_seconds for run in runs)
-        tflop = statistics.median(run.peak_tflop for run in runs)
-        lines.append(
-            f"| {name} | {dataset} | {runs[0].parameters:,} | {runs[0].epochs} "
-            f"| {_seeds(runs)} "
-            f"| {_percent([run.test_accuracy[-1] for run in runs])} "
-            f"| {_percent([run.test_accuracy_flips for run in runs])} | {seconds:.0f} | {tflop:.1f} |"
+            raise ValueError(f"the runs named {name!r} have the seeds {seeds}: each may occur only once")
+        complete = next((run for run in runs if run.data and run.network), runs[0])
+        for run in runs:
+            if difference := _difference(complete, run):
+                raise ValueError(
+                    f"the runs named {name!r} with seeds {complete.seed} and {run.seed} differ: "
+                    f"{difference}; give them different names"
+                )
+    return groups
+
+
+SEEDED = ("first_batch",)  # what follows from the seed in the description of a loader
+SEEDED_HELD_OUT = (*SEEDED, "digest", "teacher")  # the same if images are held out: the seed chooses them
+
+
+def _difference(one: History, other: History) -> str:
+    """The first field that differs, of those that runs of one experiment share; empty if none does."""
+    missing: dict[str, dict] = {
+        name: {} for name in ("data", "network") if not (getattr(one, name) and getattr(other, name))
+    }
+    return _unseeded(one, missing).difference(_unseeded(other, missing))
+
+
+def _unseeded(run: History, missing: dict[str, dict]) -> History:
+    seeded = SEEDED_HELD_OUT if run.evaluated_on == "validation" else SEEDED
+    return replace(run, **{"seed": 0, "machine": {}, "data": _without(run.data, seeded)} | missing)
+
+
+def _without(tree, names: Sequence[str]):
+    if not isinstance(tree, dict):
+        return tree
+    return {key: _without(value, names) for key, value in tree.items() if key not in names}
+
+
+# ---- Statistics ------------------------------------------------------------------------------------
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean of `values` and the half-width of its 95 % confidence interval.
+
+    The interval is Student's t for independent, normally distributed values. The half-width is nan for a
+    single value, which says nothing about the spread. Raises ValueError if there is no value.
+    """
+    if not values:
+        raise ValueError("no values: expected at least one")
+    freedom = len(values) - 1
+    if freedom == 0:
+        return values[0], math.nan
+    return statistics.fmean(values), student_t(freedom) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def student_t(freedom: float, confidence: float = 0.95) -> float:
+    """The value that the magnitude of Student's t does not exceed with probability `confidence`.
+
+    freedom: degrees of freedom. Raises ValueError unless it is positive and `confidence` is in (0, 1).
+    """
+    if not freedom > 0 or not 0 < confidence < 1:
+        raise ValueError(
+            f"freedom={freedom!r} must be positive, and confidence={confidence!r} between 0 and 1"
         )
-    return "\n".join(lines)
+    from scipy.special import stdtrit  # takes 0.2 s to import, which training does not need
+
+    return float(stdtrit(freedom, (1 + confidence) / 2))
 
 
-def _chance(groups: dict[tuple[str, str], list[History]]) -> str:
-    """The standard deviation over seeds, pooled over the experiments, and what it means for two runs."""
-    accuracies = [[100 * run.test_accuracy[-1] for run in runs] for runs in groups.values()]
-    several = [each for each in accuracies if len(each) > 1]
-    freedom = sum(len(each) - 1 for each in several)
+def pooled_deviation(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
+    """The standard deviation within groups, pooled over them, and its degrees of freedom.
+
+    Groups may have different means. The deviation is nan, with 0 degrees of freedom, if no group has two
+    values.
+    """
+    several = [group for group in groups if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in several)
     if not freedom:
-        return ""
-    squares = sum((len(each) - 1) * statistics.variance(each) for each in several)
-    deviation = math.sqrt(squares / freedom)
-    apart = _t95(freedom) * math.sqrt(2) * deviation
-    return (
-        f"Another seed changes the accuracy by {deviation:.2f} points (standard deviation, pooled over the "
-        f"rows of several seeds, {freedom} degrees of freedom): two single runs of one recipe differ by up "
-        f"to {apart:.1f} points at 95 %."
-    )
-
-
-def _seeds(runs: Sequence[History]) -> str:
-    formats = [run.machine.get("dtype") for run in runs]
-    if len(set(formats)) == 1:
-        return ", ".join(str(run.seed) for run in runs)
-    return ", ".join(f"{run.seed} ({dtype})" for run, dtype in zip(runs, formats, strict=True))
-
-
-def _percent(accuracies: Sequence[float | None]) -> str:
-    if None in accuracies:
-        return ""
-    mean, half = interval([100 * accuracy for accuracy in accuracies])
-    return f"{mean:.2f}" if math.isnan(half) else f"{mean:.2f} ± {half:.2f}"
+        return math.nan, 0
+    squares = sum((len(group) - 1) * statistics.variance(group) for group in several)
+    return math.sqrt(squares / freedom), freedom

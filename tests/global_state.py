@@ -13,7 +13,7 @@ import torch
 def _global_state() -> dict:
     return {
         "random state of torch": torch.get_rng_state().tolist(),
-        "random state of NumPy": repr(np.random.get_state()),  # noqa: NPY002 - the global one is what counts
+        "random state of NumPy": repr(np.random.get_state()),
         "random state of Python": random.getstate(),
         "default dtype": torch.get_default_dtype(),
         "default device": torch.get_default_device(),

@@ -1,13 +1,15 @@
-"""The benchmark: what is measured, how often, in which order, and what is computed of it; never how fast."""
+"""The benchmark: what is measured, how often and in which order; never how fast."""
 
 import contextlib
 import functools
 import io
 import json
+import random
 import sys
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,6 +21,7 @@ from lab.__main__ import main
 from lab.data import STAND_IN, normalize, stand_in
 from lab.machine import number_format
 from lab.recipes import RECIPES
+from lab.report import bench_summary, bench_text
 from model import CONVS, NORMS, Net, describe
 
 CPU = torch.device("cpu")
@@ -50,10 +53,10 @@ def test_the_command_prints_a_table_and_json_and_leaves_a_file_and_a_picture(qui
     status, lines, folder = quick
     assert status == 0
     assert json.loads(lines[-1]) == measured["summary"]
-    # Neither in results/ nor in images/, where it would stand beside what was measured in earnest.
+    # Neither in results/ nor in images/, beside what was measured in earnest.
     assert sorted(path.suffix for path in folder.rglob("*.*")) == [".json", ".png"]
     assert (folder / "runs" / "bench.png").is_file()
-    assert "\n".join(lines[:-1]) == bench.table(measured)
+    assert "\n".join(lines[:-1]) == bench_text(measured)
     for norm in NORMS:
         assert sum(line.startswith(norm) for line in lines) == 2  # milliseconds, and images a second
 
@@ -64,7 +67,7 @@ def test_the_result_names_data_machine_and_versions(measured):
     assert measured["machine"]["dtype"] == str(number_format(CPU)).removeprefix("torch.")
 
 
-def test_every_pair_size_and_step_has_a_positive_time_a_round(measured):
+def test_every_pair_size_and_step_has_a_positive_time_per_round(measured):
     def leaves(tree):
         return [tree] if isinstance(tree, list) else [leaf for each in tree.values() for leaf in leaves(each)]
 
@@ -84,59 +87,25 @@ def test_every_pair_size_and_step_has_a_positive_time_a_round(measured):
     assert measured["summary"]["peak_memory_bytes"] is None or measured["summary"]["peak_memory_bytes"] > 1e8
 
 
-def test_the_main_figures_are_medians_of_the_raw_times(measured):
-    assert bench.summary(measured) == measured["summary"]
-    result = {
-        "dataset": "CIFAR-10",
-        "machine": {"dtype": "bfloat16"},
-        "plan": {"batches": 10, "batch_size": 100},
-        "start": {"seconds": [9.0, 4.0, 5.0], "bytes": [100, 300, 200]},
-        "training": {
-            "conventional": [2.0, 9.0, 1.0],
-            "ours": [0.5, 0.1, 0.5],
-            "ours, sizes as scheduled": [0.25, 0.25, 3.0],
-        },
-        # 2 * 1000 ** 3 operations are 2 GFLOP, 2 * 500 ** 3 a quarter.
-        "matmul": {
-            "float32": {"500": [0.01, 0.01, 9.0], "1000": [0.1, 0.2, 0.1]},
-            "bfloat16": {"500": [0.01, 0.01, 9.0], "1000": [0.04, 0.01, 0.05]},
-        },
-        "step": {"recipe": "minute", "batch_size": 256, "flops": 6_000_000_000, "seconds": [0.2, 0.3, 0.1]},
-        "pairs": {"batch": {"mixed": [0.1, 0.3, 0.2]}},
-        "growth": {"width": {"1.0": [0.1, 0.3, 0.2]}},
-    }
-    assert bench.summary(result) == pytest.approx(
-        {
-            "dataset": "CIFAR-10",
-            "dtype": "bfloat16",
-            "conventional_images_per_second": 500.0,
-            "ours_images_per_second": 2000.0,
-            "ratio": 4.0,
-            "ratio_sizes_as_scheduled": 8.0,
-            "peak_float32_gflops": 25.0,
-            "peak_gflops": 50.0,
-            "step_gflops": 30.0,
-            "share_of_peak": 0.6,
-            "peak_memory_bytes": 300,
-            "first_step_seconds": 5.0,
-        }
-    )
-    rates = bench.rates(result)
-    assert rates["step of 100 images [ms]"] == {"batch": {"mixed": pytest.approx(200)}}
-    assert rates["step of 100 images [images/s]"] == {"batch": {"mixed": pytest.approx(500)}}
-    assert rates["step, by width [ms]"] == {"": {"1.0": pytest.approx(200)}}
-    result["start"]["bytes"] = [None, None, None]
-    assert bench.summary(result)["peak_memory_bytes"] is None
+def test_the_summary_follows_from_the_raw_times(measured):
+    assert bench_summary(measured) == measured["summary"]
 
 
-def test_the_markdown_has_the_main_figures_and_every_pair(measured):
-    text, main = bench.markdown(measured), measured["summary"]
-    assert f"| ours, times the conventional | {main['ratio']:.3g} |" in text
-    assert "| step of 32 images [ms] | " + " | ".join(CONVS) + " |" in text
-    rows = [line.split(" | ")[0].lstrip("| ") for line in text.splitlines()]
-    assert set(NORMS) <= set(rows)
-    unknown = measured | {"summary": main | {"peak_memory_bytes": None}}
-    assert "| memory of the process at most, GB | not known |" in bench.markdown(unknown)
+def test_measuring_leaves_the_random_states_as_they_were(measured, small, monkeypatch):
+    def states() -> tuple:
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+    def alternate(*_) -> dict:
+        random.random(), np.random.rand(), torch.rand(1)
+        names = ("matmul", "step", "pairs", "growth", "training")
+        return {name: dict(measured[name]) for name in names}
+
+    monkeypatch.setattr(bench, "started", lambda *_: (1.0, 100))
+    monkeypatch.setattr(bench, "load_dataset", lambda *_: small)
+    monkeypatch.setattr(bench, "alternate", alternate)
+    before = states()
+    bench.bench(bench.QUICK, device="cpu")
+    assert states() == before
 
 
 def test_tasks_take_turns():
@@ -150,7 +119,7 @@ def test_tasks_take_turns():
     assert times == {"a": {"x": [1, 4], "y": [2, 5]}, "b": [3, 6]}
 
 
-def test_no_round_but_the_first_begins_that_would_end_too_late(monkeypatch):
+def test_a_round_after_the_first_does_not_start_if_it_would_end_too_late(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
@@ -162,20 +131,20 @@ def test_no_round_but_the_first_begins_that_would_end_too_late(monkeypatch):
     assert bench.alternate({("a",): task, ("b",): task}, rounds=5, limit=65.0)["b"] == [10.0] * 3
 
 
-def test_a_timing_lasts_as_long_as_asked_after_one_untimed_repetition(monkeypatch):
+def test_a_timing_lasts_as_long_as_asked_after_an_untimed_warm_up(monkeypatch):
     now, counts = [0.0], []
     monkeypatch.setattr(lab.machine, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     def work(count):
         counts.append(count)
-        now[0] += 0.1 * count + (5.0 if len(counts) == 1 else 0.0)  # the first finds nothing in its caches
+        now[0] += 0.1 * count + (5.0 if len(counts) == 1 else 0.0)  # the first has cold caches
 
     timing = bench.repeated(work, CPU, seconds=1.0)
     assert [timing(), timing()] == pytest.approx([0.1, 0.1])
     assert counts == [1, 1, 1, 10]
 
 
-def test_a_product_is_done_as_often_as_told():
+def test_a_product_is_repeated_as_often_as_asked():
     work = bench.product(8, torch.float32, CPU)
     with FlopCounterMode(display=False) as counter:
         work(3)
@@ -194,13 +163,13 @@ def small_net() -> nn.Sequential:
 MACS = (3 * 8 * 9 * 64, 8 * 9 * 64, 8 * 6 * 16)
 
 
-def test_flops_of_a_step_are_three_forward_passes_less_the_gradient_of_the_images():
+def test_flops_of_a_step_are_three_forward_passes_without_the_gradient_of_the_images():
     images = torch.randn(5, 3, 8, 8)
     assert bench.step_flops(small_net(), images) == 2 * 5 * (3 * sum(MACS) - MACS[0])
     frozen = small_net()
     frozen[0].weight.requires_grad_(False)
     frozen[0].bias.requires_grad_(False)
-    # Nothing is asked of the first layer's weight, nor of the second's input.
+    # No gradient for the first layer's weight, nor for the second layer's input.
     assert bench.step_flops(frozen, images) == 2 * 5 * (3 * sum(MACS) - 2 * MACS[0] - MACS[1])
 
 
@@ -213,7 +182,7 @@ def test_flops_of_the_network_follow_from_its_multiply_accumulates(conv):
 
 
 class Watched(Net):
-    """Keeps the inputs that it is trained on, and the number format of its logits."""
+    """Keeps the images that it is trained on, and the number format of its logits."""
 
     def __init__(self):
         super().__init__(width=0.25)
@@ -264,7 +233,7 @@ def test_conventional_pictures_are_the_training_images(small):
     assert len(pictures) == 1_000
 
 
-def test_a_step_is_taken_as_often_as_told_and_learns():
+def test_a_step_is_repeated_as_often_as_asked_and_trains():
     net = Watched()
     before = [parameter.detach().clone() for parameter in net.parameters()]
     work = bench.step(net, RECIPES["default"], 4, CPU, 16)
@@ -273,13 +242,13 @@ def test_a_step_is_taken_as_often_as_told_and_learns():
     assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 
-def test_memory_is_positive_and_unknown_where_the_system_does_not_say(monkeypatch):
+def test_memory_is_positive_and_unknown_if_the_system_does_not_tell(monkeypatch):
     assert bench.peak_memory() > 1e6
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
     assert bench.peak_memory() is None
 
 
-def test_what_is_written_is_read_back_and_named_after_the_machine(measured, tmp_path):
+def test_the_file_holds_the_result_and_is_named_after_the_machine(measured, tmp_path):
     path = bench.write(measured, tmp_path / "new")
     assert json.loads(path.read_text()) == measured
     other = measured | {"machine": measured["machine"] | {"processor": "Abacus 2"}}

@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from lab.report import assess
 
 from lab.__main__ import main
 from lab.data import STAND_IN_CLASSES, load_dataset, loaders_from, stand_in
 from lab.experiment import ABLATIONS, PREPROCESSING
 from lab.recipes import RECIPES
 from lab.records import History
+from lab.report import assess
 from model import Net
 
 HERE = Path(__file__).resolve().parent.parent
@@ -220,7 +220,7 @@ def test_report_prints_the_figures_of_the_benchmark_too(capsys, tmp_path, monkey
     train(capsys, tmp_path)
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "abacus.json").write_text('{"machine": "abacus"}')
-    monkeypatch.setattr("lab.report.markdown", lambda result: f"measured on {result['machine']}")
+    monkeypatch.setattr("lab.report.bench_markdown", lambda result: f"measured on {result['machine']}")
     assert run(capsys, "report", tmp_path)[1].endswith("\n\nmeasured on abacus\n")
 
 
@@ -236,7 +236,7 @@ def test_a_closed_pipe_is_the_reader_s_business_also_while_a_run_is_reported(cap
     def closed(*_):
         raise BrokenPipeError
 
-    monkeypatch.setattr("lab.__main__.report", closed)
+    monkeypatch.setattr("lab.__main__.report_folder", closed)
     monkeypatch.setattr("os.dup2", lambda *_: None)
     status, out, err = run(capsys, "report")
     assert (status, out, err) == (0, "", "")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab import bench
-from lab.study import load_results, report
+from lab.report import bench_markdown, report
+from lab.study import load_results
 from model import Net
 
 HERE = Path(__file__).resolve().parent.parent
@@ -27,7 +27,7 @@ def test_the_figures_of_the_benchmark_are_what_its_files_say():
     names = re.findall(r"results/bench/[\w-]+\.json", README)
     assert names
     for name in names:
-        assert bench.markdown(json.loads((HERE / name).read_text())) in README
+        assert bench_markdown(json.loads((HERE / name).read_text())) in README
 
 
 def test_links_and_pictures_are_there():

@@ -1,46 +1,60 @@
-"""Results: intervals, and the table computed from the files."""
+"""Studies: records read from a folder, runs grouped by experiment, and statistics over them."""
 
 import dataclasses
+import json
 import math
+import re
+import statistics
+from pathlib import Path
 
 import pytest
+import torch
 
 from lab.recipes import Recipe
-from lab.study import interval, load_results, report
-from lab.training import History
+from lab.records import History
+from lab.study import by_experiment, interval, load_results, pooled_deviation, student_t
+
+HERE = Path(__file__).resolve().parent.parent
 
 
-def history(seed: int, accuracy: float, seconds: float = 10.0, name: str = "a", epochs: int = 2) -> History:
-    return History(
-        name=name,
-        dataset="CIFAR-10",
-        parameters=1234,
-        recipe=Recipe(epochs=epochs).to_dict(),
-        seed=seed,
-        machine={},
-        train_loss=[1.0] * epochs,
-        train_accuracy=[0.5] * epochs,
-        test_loss=[1.0] * epochs,
-        test_accuracy=[0.99] * (epochs - 1) + [accuracy],
-        lr=[0.1] * epochs,
-        seconds=[seconds / epochs] * epochs,
-        gflops=[200.0] * epochs,
-    )
+def record(seed: int = 0, name: str = "a", **changes) -> History:
+    required = {"dataset": "CIFAR-10", "parameters": 1234, "recipe": Recipe().to_dict(), "machine": {}}
+    return History(**{"name": name, "seed": seed} | required | changes)
 
 
-def test_interval_is_students_t():
-    # For 1, 2, 3: mean 2, standard deviation 1, t(0.975, 2) = 4.3027.
-    mean, half = interval([1.0, 2.0, 3.0])
+# ---- Statistics ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("freedom", "expected"),
+    [(1, 12.7062), (2, 4.3027), (3, 3.1824), (10, 2.2281), (11, 2.2010), (16, 2.1199), (1000, 1.9623)],
+)
+def test_t_is_that_of_published_tables(freedom, expected):
+    assert student_t(freedom) == pytest.approx(expected, abs=5e-5)
+
+
+def test_t_depends_on_the_confidence_and_tends_to_the_normal_distribution():
+    assert student_t(16, 0.99) == pytest.approx(2.9208, abs=5e-5)
+    assert student_t(1e9) == pytest.approx(statistics.NormalDist().inv_cdf(0.975), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "confidence"), [(0, 0.95), (-1, 0.95), (math.nan, 0.95), (3, 0), (3, 1), (3, 95)]
+)
+def test_t_outside_its_range_is_an_error(freedom, confidence):
+    with pytest.raises(ValueError, match=r"must be positive.*between 0 and 1"):
+        student_t(freedom, confidence)
+
+
+def test_an_interval_is_students_t_times_the_standard_error():
+    mean, half = interval([1.0, 2.0, 3.0])  # standard deviation 1, t(0.975, 2) = 4.3027
     assert mean == 2.0
-    assert half == pytest.approx(4.3027 / math.sqrt(3), abs=1e-3)
+    assert half == pytest.approx(4.3027 / math.sqrt(3), abs=1e-4)
+    values = [float(n) for n in range(17)]  # standard deviation sqrt(25.5), t(0.975, 16) = 2.1199
+    assert interval(values)[1] == pytest.approx(2.1199 * math.sqrt(25.5 / 17), abs=1e-4)
 
 
-def test_interval_of_many_runs_is_no_narrower_than_students_t():
-    values = [float(n) for n in range(12)]  # t(0.975, 11) = 2.2010, standard deviation sqrt(13)
-    assert interval(values)[1] >= 2.2010 * math.sqrt(13) / math.sqrt(12)
-
-
-def test_interval_of_one_run_is_unknown_and_of_none_an_error():
+def test_the_interval_of_one_value_is_unknown_and_of_none_an_error():
     mean, half = interval([0.5])
     assert mean == 0.5
     assert math.isnan(half)
@@ -48,71 +62,30 @@ def test_interval_of_one_run_is_unknown_and_of_none_an_error():
         interval([])
 
 
-def test_report_takes_the_last_epoch_of_every_seed_and_the_median_time(tmp_path):
-    for seed, accuracy, seconds in ((1, 0.82, 30.0), (0, 0.80, 10.0), (2, 0.84, 11.0)):
-        history(seed, accuracy, seconds).save(tmp_path / "deep" / f"{seed}.json")
-    row = report(load_results(tmp_path)).splitlines()[2]
-    assert row == "| a | CIFAR-10 | 1,234 | 2 | 0, 1, 2 | 82.00 ± 4.97 |  | 11 | 2.2 |"
+def test_the_deviation_is_pooled_over_groups_with_different_means():
+    # Variances 2 with 1 degree of freedom and 1 with 2; a single value has none.
+    deviation, freedom = pooled_deviation([[80.0, 82.0], [70.0, 71.0, 72.0], [10.0]])
+    assert deviation == pytest.approx(math.sqrt((1 * 2 + 2 * 1) / 3))
+    assert freedom == 3
 
 
-def test_report_shows_the_accuracy_with_flips_where_every_run_measured_it():
-    runs = [
-        dataclasses.replace(history(seed, 0.8), test_accuracy_flips=flips)
-        for seed, flips in enumerate((0.81, 0.83))
-    ]
-    assert "| 80.00 ± 0.00 | 82.00 ± 12.71 | 10 |" in report(runs)
-    assert "| 80.00 ± 0.00 |  | 10 |" in report([*runs, history(2, 0.8)])
+def test_the_deviation_of_single_values_is_unknown():
+    deviation, freedom = pooled_deviation([[80.0], [70.0], []])
+    assert math.isnan(deviation)
+    assert freedom == 0
 
 
-def test_held_out_runs_have_a_table_of_their_own():
-    held_out = dataclasses.replace(history(0, 0.9), evaluated_on="validation")
-    test, trials = report([held_out, history(0, 0.8)]).split("\n\n")
-    assert "test accuracy" in test
-    assert "validation accuracy" in trials
-    assert "| 80.00 |" in test.splitlines()[-1]
-    assert "| 90.00 |" in trials.splitlines()[-1]
-    assert "test" not in report([held_out])
+# ---- Records ---------------------------------------------------------------------------------------
 
 
-def test_runs_of_one_name_must_be_of_one_recipe():
-    other = dataclasses.replace(history(1, 0.8), recipe=Recipe(lr=0.5).to_dict())
-    with pytest.raises(ValueError, match="'a' differ in recipe"):
-        report([history(0, 0.8), other])
+def test_records_are_read_from_all_folders_below_and_sorted_by_name_and_seed(tmp_path):
+    for number, (name, seed) in enumerate([("b", 0), ("a", 10), ("a", 2)]):
+        record(seed, name).save(tmp_path / "deep" / f"{number}.json")
+    assert [(run.name, run.seed) for run in load_results(tmp_path)] == [("a", 2), ("a", 10), ("b", 0)]
 
 
-def test_seeds_in_different_number_formats_are_one_row_that_names_them():
-    runs = [
-        dataclasses.replace(history(seed, 0.8), machine={"dtype": dtype})
-        for seed, dtype in enumerate(("bfloat16", "float32"))
-    ]
-    assert "| 0 (bfloat16), 1 (float32) | 80.00 ± 0.00 |" in report(runs)
-    assert "| 0 | 80.00 |" in report(runs[:1])
-
-
-def test_a_record_from_before_a_field_was_there_is_of_the_same_recipe():
-    old = history(1, 0.8)
-    del old.recipe["temperature"], old.recipe["teacher"]
-    assert "| 0, 1 |" in report([history(0, 0.8), old])
-
-
-def test_a_seed_counts_once():
-    with pytest.raises(ValueError, match=r"'a' are of the seeds \[0, 1, 0\]"):
-        report([history(0, 0.8), history(1, 0.8), history(0, 0.9)])
-
-
-def test_the_spread_over_seeds_is_pooled_over_the_experiments():
-    # Variances 2 (1 degree of freedom) and 1 (2), a single run none: (2 + 2 * 1) / 3, t(0.975, 3) = 3.182.
-    runs = [history(seed, accuracy) for seed, accuracy in enumerate((0.80, 0.82))]
-    runs += [history(seed, accuracy, name="b") for seed, accuracy in enumerate((0.7, 0.71, 0.72))]
-    said = report([*runs, history(0, 0.1, name="c")]).splitlines()[-1]
-    assert f"by {math.sqrt(4 / 3):.2f} points" in said
-    assert "3 degrees of freedom" in said
-    assert f"up to {3.182 * math.sqrt(2 * 4 / 3):.1f} points at 95 %" in said
-    assert "degrees of freedom" not in report([history(0, 0.8)])
-
-
-def test_what_the_benchmark_wrote_is_no_run(tmp_path):
-    history(0, 0.8).save(tmp_path / "0.json")
+def test_a_folder_named_bench_is_skipped(tmp_path):
+    record().save(tmp_path / "0.json")
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "cpu.json").write_text('{"dataset": "CIFAR-10", "pairs": {}}')
     assert [run.seed for run in load_results(tmp_path)] == [0]
@@ -120,6 +93,121 @@ def test_what_the_benchmark_wrote_is_no_run(tmp_path):
         load_results(tmp_path / "bench")
 
 
-def test_a_folder_without_results_is_an_error_that_names_it(tmp_path):
+def test_a_folder_without_records_is_an_error_that_names_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         load_results(tmp_path)
+
+
+def test_a_json_file_that_is_not_a_record_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    with pytest.raises(ValueError, match=r"other\.json is not the record of a run"):
+        load_results(tmp_path)
+
+
+def test_published_figures_from_held_out_images_are_not_stored_as_test_figures():
+    runs = [run for run in load_results(HERE / "results") if run.evaluated_on == "validation"]
+    assert runs
+    for run in runs:
+        assert len(run.validation_loss) == len(run.validation_accuracy) == run.epochs
+        assert run.validation_accuracy_flips > 0
+        assert (run.test_loss, run.test_accuracy, run.test_accuracy_flips) == ([], [], None)
+
+
+# ---- Runs of one experiment ------------------------------------------------------------------------
+
+
+def test_runs_are_grouped_by_name_and_data_set_in_the_order_given():
+    runs = [record(1), record(0, "b"), record(0), record(0, dataset="other")]
+    assert by_experiment(runs) == {
+        ("a", "CIFAR-10"): [runs[0], runs[2]],
+        ("b", "CIFAR-10"): [runs[1]],
+        ("a", "other"): [runs[3]],
+    }
+
+
+def test_a_seed_may_occur_only_once():
+    with pytest.raises(ValueError, match=r"'a' have the seeds \[0, 1, 0\]"):
+        by_experiment([record(0), record(1), record(0)])
+
+
+def described(digest: str = "0123", **changes) -> dict:
+    """The data and network of a record, as a run on our loaders describes them."""
+    train = {"loader": "Loader", "part": "train", "images": 50_000, "digest": digest}
+    return {"data": {"train": train | changes}, "network": {"class": "Net", "structure": "abcd"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"recipe": Recipe(lr=0.5).to_dict()}, "recipe {'lr': 0.15}, not {'lr': 0.5}"),
+        ({"parameters": 1235}, "parameters 1234, not 1235"),
+        (described("4567"), "data {'train': {'digest': '0123'}}, not {'train': {'digest': '4567'}}"),
+        (described(images=500), "data {'train': {'images': 50000}}, not {'train': {'images': 500}}"),
+        ({"network": {"class": "Net", "structure": "dcba"}}, "network {'structure': 'abcd'}, not"),
+    ],
+)
+def test_runs_of_one_name_that_differ_are_an_error_that_names_the_difference(changes, told):
+    first, other = record(0, **described()), record(7, **described() | changes)
+    with pytest.raises(ValueError, match=f"'a' with seeds 0 and 7 differ: {re.escape(told)}"):
+        by_experiment([first, other])
+
+
+def test_runs_of_one_name_may_differ_in_seed_and_number_format():
+    runs = [record(seed, machine={"dtype": d}) for seed, d in enumerate(("bfloat16", "float32"))]
+    assert by_experiment(runs) == {("a", "CIFAR-10"): runs}
+
+
+def test_a_record_without_data_and_network_is_compared_by_the_rest():
+    old = record(0)
+    runs = [old, record(1, **described()), record(2, **described())]
+    assert len(by_experiment(runs)["a", "CIFAR-10"]) == 3
+    with pytest.raises(ValueError, match="seeds 1 and 3 differ: data"):  # found in spite of the older one
+        by_experiment([*runs, record(3, **described("4567"))])
+
+
+def test_an_older_record_has_the_same_recipe_if_its_missing_fields_do_nothing():
+    recipe = Recipe(image_sizes=((0.0, 0.75), (0.6, 1.0)))
+    old = json.loads(json.dumps(recipe.to_dict()))
+    del old["temperature"], old["teacher"]
+    old["image_sizes"] = [[0.0, 24], [0.6, 32]]  # pixels
+    runs = [record(0, recipe=recipe.to_dict()), record(1, recipe=old)]
+    assert len(by_experiment(runs)["a", "CIFAR-10"]) == 2
+
+
+def test_held_out_images_and_their_teacher_may_follow_from_the_seed():
+    runs = [
+        record(seed, evaluated_on="validation", **described(digest, source={"teacher": digest}))
+        for seed, digest in enumerate(("0123", "4567"))
+    ]
+    assert len(by_experiment(runs)["a", "CIFAR-10"]) == 2
+    with pytest.raises(ValueError, match=r"images"):
+        by_experiment([*runs, record(2, evaluated_on="validation", **described(images=500))])
+
+
+def test_the_first_batch_of_a_foreign_loader_may_follow_from_the_seed():
+    def batches(batch: str) -> dict:
+        return {
+            "data": {"train": {"loader": "DataLoader", "first_batch": batch}},
+            "network": {"class": "Net"},
+        }
+
+    assert len(by_experiment([record(0, **batches("01")), record(1, **batches("23"))])["a", "CIFAR-10"]) == 2
+
+
+def test_runs_as_fit_records_them_are_one_experiment(small):
+    from lab.data import loaders_from
+    from lab.training import fit
+    from model import Net
+
+    recipe = Recipe(epochs=1, batch_size=64)
+    runs = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        train, validation, _ = loaders_from(small, 64, validation=100, limit=200, device="cpu", seed=seed)
+        net = Net(width=0.25)
+        runs.append(fit(net, train, validation, recipe, device="cpu", progress=False, name="a"))
+    assert runs[0].data != runs[1].data
+    assert by_experiment(runs) == {("a", runs[0].dataset): runs}
+    shorter = dataclasses.replace(runs[1], recipe=Recipe(epochs=2, batch_size=64).to_dict())
+    with pytest.raises(ValueError, match=r"recipe \{'epochs': 1\}, not \{'epochs': 2\}"):
+        by_experiment([runs[0], shorter])

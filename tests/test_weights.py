@@ -1,12 +1,10 @@
-"""Trained weights: saved and loaded, what is refused, pictures in and predictions out, the hub, the card."""
+"""Trained weights: saved and loaded, what is refused, pictures in and predictions out, the hub."""
 
 import hashlib
-import json
 import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +14,11 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as TF
 
 import model
-from lab.__main__ import PUBLISHED, main
-from lab.data import MEAN, STD, load_dataset, normalize
-from lab.recipes import RECIPES
-from lab.study import load_results
-from lab.training import History
-from lab.weights import PREPROCESSING, assess, card, files
+from lab.data import MEAN, STD, normalize
+from lab.experiment import PREPROCESSING
 from model import PRETRAINED, Net, Preprocessing
 
 HERE = Path(__file__).resolve().parent.parent
-CARD = (HERE / "weights" / "README.md").read_text()
 CLASSES = tuple("abcdefghij")
 STAGES = [[(16, "standard", 2)], [(16, "dilated")], [(24, "depthwise_separable", 2)]]
 
@@ -433,98 +426,3 @@ def test_the_hub_does_not_keep_what_it_could_not_import(tmp_path):
         with pytest.raises(RuntimeError, match="not to be imported"):
             torch.hub.load(str(tmp_path), "net", source="local")
     assert not [name for name in {*sys.modules} - modules if name.startswith("cifar10")]
-
-
-# ---- The evaluation and the card -------------------------------------------------------------------
-
-
-def test_an_evaluation_counts_what_is_right_and_what_is_predicted_as_what(small):
-    torch.manual_seed(0)
-    net = Net(width=0.25).eval()
-    net.preprocessing = PREPROCESSING
-    with torch.no_grad():
-        images = normalize(small.test_images)
-        logits, mirrored = net(images), net(images.flip(3))
-    predicted, flipped = logits.argmax(1), (logits + mirrored).argmax(1)
-    found = assess(net, small.test_images, small.test_labels, small.classes)
-    right = predicted == small.test_labels
-    assert found.accuracy == right.double().mean().item()
-    assert found.accuracy_flips == (flipped == small.test_labels).double().mean().item()
-    for number, label in enumerate(small.classes):
-        of_class = right[small.test_labels == number].double().mean().item()
-        assert found.class_accuracies[label] == pytest.approx(of_class)
-    pairs = zip(small.test_labels.tolist(), predicted.tolist(), strict=True)
-    wrong = Counter((small.classes[row], small.classes[column]) for row, column in pairs if row != column)
-    assert {(row, column): count for row, column, count in found.confusions} == wrong
-    counts = [count for _, _, count in found.confusions]
-    assert counts == sorted(counts, reverse=True)
-
-
-def test_an_evaluation_goes_by_what_the_network_takes(small):
-    net = Net(width=0.25)
-    net.preprocessing = PREPROCESSING
-    darker = Preprocessing(32, (0.9, 0.9, 0.9), STD)
-    torch.manual_seed(0)
-    net(torch.randn(64, 3, 32, 32))
-    data = (small.test_images, small.test_labels, small.classes)
-    before = assess(net, *data)
-    net.preprocessing = darker
-    assert assess(net, *data) != before
-
-
-def test_an_evaluation_needs_as_many_classes_as_outputs(small):
-    net = Net(width=0.25, num_classes=12)
-    net.preprocessing = PREPROCESSING
-    with pytest.raises(ValueError, match=r"12 outputs.*10 classes"):
-        assess(net, small.test_images, small.test_labels, small.classes)
-
-
-def test_the_published_networks_are_these():
-    assert {"minute", "frontier", "frontier-small"} <= {*PRETRAINED}
-    assert len([name for name in PRETRAINED if "norm" in name]) == 3
-    assert {f"{name}.pt" for name in PRETRAINED} == {path.name for path in (HERE / "weights").glob("*.pt")}
-
-
-@pytest.mark.parametrize("name", PRETRAINED)
-def test_a_published_network_is_small_and_what_its_record_says(name):
-    path = HERE / "weights" / f"{name}.pt"
-    assert path.stat().st_size <= 1_000_000
-    net = Net.from_pretrained(name)
-    made = History(**net.metadata)
-    records = {(record.name, record.seed): record for record in load_results(HERE / "results")}
-    record = records[made.name, made.seed]
-    assert model.count_parameters(net) == record.parameters
-    assert made.recipe == record.recipe
-    # A notebook executed again rewrites its record, and on another machine the last digits differ.
-    assert made.test_accuracy[-1] == pytest.approx(record.test_accuracy[-1], abs=0.02)
-    assert net.classes[3] == "cat"
-
-
-@pytest.mark.parametrize("name", ["frontier", "frontier-small"])
-def test_the_published_teacher_is_the_one_that_the_recipes_ask_for(name):
-    made = History(**Net.load(PUBLISHED / "teacher-batch-mixed-seed0.pt").metadata)
-    assert made.recipe == RECIPES[name].teacher.to_dict()
-    assert made == History.load(PUBLISHED / "teacher-batch-mixed-seed0.json")
-    assert (made.dataset, made.evaluated_on) == ("CIFAR-10", "test")
-
-
-def test_the_card_names_the_files_as_they_are():
-    assert files() in CARD
-
-
-@pytest.mark.real_data
-def test_the_card_is_what_the_files_and_the_test_images_say(cifar10_root):
-    data = load_dataset("cifar10", cifar10_root)
-    assert card(data.test_images, data.test_labels, data.classes) in CARD
-
-
-@pytest.mark.real_data
-def test_evaluate_prints_the_accuracy_on_the_card(cifar10_root, capsys):
-    assert main(["evaluate", "minute", "--root", str(cifar10_root)]) == 0
-    printed = capsys.readouterr().out.splitlines()
-    summary = json.loads(printed[-1])
-    assert summary["parameters"] == 150_058
-    assert (summary["name"], summary["dataset"]) == ("minute", "CIFAR-10")
-    assert f"| {100 * summary['test_accuracy']:.2f} | {100 * summary['test_accuracy_flips']:.2f} |" in next(
-        line for line in CARD.splitlines() if line.startswith("| `minute` |")
-    )

@@ -1,0 +1,348 @@
+"""What is printed: tables of results, the card of the trained weights, and the benchmark's figures."""
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+import model
+from lab import report
+from lab.__main__ import main
+from lab.data import STD, load_dataset, normalize
+from lab.experiment import PREPROCESSING, PUBLISHED
+from lab.recipes import RECIPES, Recipe
+from lab.records import History
+from lab.study import load_results
+from model import CONVS, NORMS, PRETRAINED, Net, Preprocessing
+
+HERE = Path(__file__).resolve().parent.parent
+CARD = (HERE / "weights" / "README.md").read_text()
+
+
+# ---- Tables ----------------------------------------------------------------------------------------
+
+
+def test_a_markdown_table_has_a_rule_with_the_alignments():
+    assert report.markdown_table(["name", "n"], [["a", "1"], ["b|c", ""]], "lr") == (
+        "| name | n |\n| --- | ---: |\n| a | 1 |\n| b\\|c |  |"
+    )
+
+
+def test_a_text_table_is_aligned_left_in_the_first_column_and_right_in_the_others():
+    assert report.text_table(["title", "x"], [["a", "1,000"], ["longer", ""]]) == (
+        "title       x\na       1,000\nlonger"
+    )
+
+
+# ---- Results ---------------------------------------------------------------------------------------
+
+
+def history(
+    seed: int, accuracy: float, seconds: float = 10.0, name: str = "a", part: str = "test"
+) -> History:
+    epochs = 2
+    figures = {f"{part}_loss": [1.0] * epochs, f"{part}_accuracy": [0.99] * (epochs - 1) + [accuracy]}
+    return History(
+        name=name,
+        dataset="CIFAR-10",
+        parameters=1234,
+        recipe=Recipe(epochs=epochs).to_dict(),
+        seed=seed,
+        machine={},
+        train_loss=[1.0] * epochs,
+        train_accuracy=[0.5] * epochs,
+        lr=[0.1] * epochs,
+        seconds=[seconds / epochs] * epochs,
+        gflops=[200.0] * epochs,
+        evaluated_on=part,
+        **figures,
+    )
+
+
+def test_a_row_has_the_last_epoch_of_every_seed_and_the_median_times():
+    runs = [history(0, 0.80, 10.0), history(1, 0.82, 30.0), history(2, 0.84, 11.0)]
+    head, rule, row, *_ = report.report(runs).splitlines()
+    assert head == (
+        "| experiment | data | parameters | epochs | seeds | test accuracy, % | with flips, % | time, s "
+        "| at peak, TFLOP |"
+    )
+    assert rule == "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |"
+    # Standard deviation 2, t(0.975, 2) = 4.3027: 4.3027 * 2 / sqrt(3) = 4.97. 11 s at 200 GFLOP/s: 2.2 TFLOP.
+    assert row == "| a | CIFAR-10 | 1,234 | 2 | 0, 1, 2 | 82.00 ± 4.97 |  | 11 | 2.2 |"
+
+
+def test_the_accuracy_with_flips_is_shown_if_every_run_has_it():
+    runs = [
+        dataclasses.replace(history(seed, 0.8), test_accuracy_flips=flips)
+        for seed, flips in enumerate((0.81, 0.83))
+    ]
+    assert "| 80.00 ± 0.00 | 82.00 ± 12.71 | 10 |" in report.report(runs)
+    assert "| 80.00 ± 0.00 |  | 10 |" in report.report([*runs, history(2, 0.8)])
+
+
+def test_a_run_without_test_images_or_measured_peak_has_empty_cells():
+    runs = [history(0, 0.8), history(1, 0.8)]
+    untested = dataclasses.replace(history(2, 0.8), test_loss=[], test_accuracy=[], gflops=[])
+    assert report.report([untested]).splitlines()[-1] == "| a | CIFAR-10 | 1,234 | 2 | 2 |  |  | 10 |  |"
+    said = report.report([*runs, untested])
+    assert "| 0, 1, 2 |  |  | 10 |  |" in said
+    assert ", 1 degree of freedom" in said
+
+
+def test_runs_evaluated_on_held_out_images_have_a_table_of_their_own():
+    held_out = history(0, 0.9, part="validation")
+    test, trials = report.report([held_out, history(0, 0.8)]).split("\n\n")
+    assert "test accuracy" in test
+    assert "validation accuracy" in trials
+    assert "| 80.00 |" in test.splitlines()[-1]
+    assert "| 90.00 |" in trials.splitlines()[-1]
+    assert "test" not in report.report([held_out])
+
+
+def test_the_accuracy_with_flips_on_held_out_images_is_shown_too():
+    run = dataclasses.replace(history(0, 0.9, part="validation"), validation_accuracy_flips=0.91)
+    assert "| 90.00 | 91.00 |" in report.report([run])
+
+
+def test_runs_of_one_name_that_differ_are_refused():
+    other = dataclasses.replace(history(1, 0.8), recipe=Recipe(lr=0.5).to_dict())
+    with pytest.raises(ValueError, match="'a' with seeds 0 and 1 differ: recipe"):
+        report.report([history(0, 0.8), other])
+
+
+def test_seeds_in_different_number_formats_are_one_row_that_names_them():
+    runs = [
+        dataclasses.replace(history(seed, 0.8), machine={"dtype": dtype})
+        for seed, dtype in enumerate(("bfloat16", "float32"))
+    ]
+    assert "| 0 (bfloat16), 1 (float32) | 80.00 ± 0.00 |" in report.report(runs)
+    assert "| 0 | 80.00 |" in report.report(runs[:1])
+
+
+def test_the_effect_of_the_seed_is_pooled_over_the_experiments():
+    # Variances 2 with 1 degree of freedom and 1 with 2: (2 + 2 * 1) / 3, t(0.975, 3) = 3.1824.
+    runs = [history(seed, accuracy) for seed, accuracy in enumerate((0.80, 0.82))]
+    runs += [history(seed, accuracy, name="b") for seed, accuracy in enumerate((0.7, 0.71, 0.72))]
+    said = report.report([*runs, history(0, 0.1, name="c")]).splitlines()[-1]
+    assert f"by {math.sqrt(4 / 3):.2f} points" in said
+    assert "3 degrees of freedom" in said
+    assert f"at most {3.1824 * math.sqrt(2 * 4 / 3):.2f} points" in said
+    assert "freedom" not in report.report([history(0, 0.8)])
+
+
+def test_the_effect_of_the_seed_is_right_beyond_ten_degrees_of_freedom():
+    accuracies = [80.0, 81.0] * 8 + [80.0]
+    mean = sum(accuracies) / 17
+    deviation = math.sqrt(sum((each - mean) ** 2 for each in accuracies) / 16)
+    said = report.report([history(seed, each / 100) for seed, each in enumerate(accuracies)])
+    assert "16 degrees of freedom" in said
+    assert f"at most {2.1199 * math.sqrt(2) * deviation:.2f} points" in said
+
+
+def test_the_report_on_a_folder_has_the_benchmark_below_the_results(tmp_path, measured):
+    history(0, 0.8).save(tmp_path / "deep" / "0.json")
+    assert report.report_folder(tmp_path) == report.report([history(0, 0.8)])
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "cpu.json").write_text(json.dumps(measured))
+    expected = [report.report([history(0, 0.8)]), report.bench_markdown(measured)]
+    assert report.report_folder(tmp_path) == "\n\n".join(expected)
+
+
+@pytest.mark.parametrize("content", ["{", '{"machine": {}}', "[]"])
+def test_a_file_that_is_not_a_result_of_the_benchmark_is_named(tmp_path, content):
+    history(0, 0.8).save(tmp_path / "0.json")
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "cpu.json").write_text(content)
+    with pytest.raises(ValueError, match=r"cpu\.json is not a result of the benchmark"):
+        report.report_folder(tmp_path)
+
+
+# ---- The card of the trained weights ---------------------------------------------------------------
+
+
+def test_an_evaluation_counts_what_is_right_and_what_is_predicted_as_what(small):
+    torch.manual_seed(0)
+    net = Net(width=0.25).eval()
+    net.preprocessing = PREPROCESSING
+    with torch.no_grad():
+        images = normalize(small.test_images)
+        logits, mirrored = net(images), net(images.flip(3))
+    predicted, flipped = logits.argmax(1), (logits + mirrored).argmax(1)
+    found = report.assess(net, small.test_images, small.test_labels, small.classes)
+    right = predicted == small.test_labels
+    assert found.accuracy == right.double().mean().item()
+    assert found.accuracy_flips == (flipped == small.test_labels).double().mean().item()
+    for number, label in enumerate(small.classes):
+        of_class = right[small.test_labels == number].double().mean().item()
+        assert found.class_accuracies[label] == pytest.approx(of_class)
+    pairs = zip(small.test_labels.tolist(), predicted.tolist(), strict=True)
+    wrong = Counter((small.classes[row], small.classes[column]) for row, column in pairs if row != column)
+    assert {(row, column): count for row, column, count in found.confusions} == wrong
+    counts = [count for _, _, count in found.confusions]
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_an_evaluation_takes_probabilities_as_labels(small):
+    torch.manual_seed(0)
+    net = Net(width=0.25)
+    net.preprocessing = PREPROCESSING
+    images, labels = small.test_images[:100], small.test_labels[:100]
+    smoothed = 0.9 * torch.nn.functional.one_hot(labels, 10) + 0.01
+    assert report.assess(net, images, smoothed, small.classes) == report.assess(
+        net, images, labels, small.classes
+    )
+
+
+def test_an_evaluation_uses_the_preprocessing_of_the_network(small):
+    net = Net(width=0.25)
+    net.preprocessing = PREPROCESSING
+    darker = Preprocessing(32, (0.9, 0.9, 0.9), STD)
+    torch.manual_seed(0)
+    net(torch.randn(64, 3, 32, 32))
+    data = (small.test_images, small.test_labels, small.classes)
+    before = report.assess(net, *data)
+    net.preprocessing = darker
+    assert report.assess(net, *data) != before
+
+
+def test_an_evaluation_needs_as_many_classes_as_outputs(small):
+    net = Net(width=0.25, num_classes=12)
+    net.preprocessing = PREPROCESSING
+    with pytest.raises(ValueError, match=r"12 outputs.*10 classes"):
+        report.assess(net, small.test_images, small.test_labels, small.classes)
+
+
+def test_the_published_networks_have_their_files():
+    assert {"minute", "frontier", "frontier-small"} <= {*PRETRAINED}
+    assert len([name for name in PRETRAINED if "norm" in name]) == 3
+    assert {f"{name}.pt" for name in PRETRAINED} == {path.name for path in (HERE / "weights").glob("*.pt")}
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_a_published_network_is_small_and_agrees_with_its_record(name):
+    path = HERE / "weights" / f"{name}.pt"
+    assert path.stat().st_size <= 1_000_000
+    net = Net.from_pretrained(name)
+    made = History.from_dict(net.metadata)
+    records = {(record.name, record.seed): record for record in load_results(HERE / "results")}
+    record = records[made.name, made.seed]
+    assert model.count_parameters(net) == record.parameters
+    assert Recipe.from_dict(made.recipe) == Recipe.from_dict(record.recipe)
+    # Running the notebook again replaces its record, and on another machine the last digits differ.
+    assert made.test_accuracy[-1] == pytest.approx(record.test_accuracy[-1], abs=0.02)
+    assert net.classes[3] == "cat"
+
+
+@pytest.mark.parametrize("name", ["frontier", "frontier-small"])
+def test_the_published_teacher_is_from_the_training_that_the_recipes_ask_for(name):
+    made = History.from_dict(Net.load(PUBLISHED / "teacher-batch-mixed-seed0.pt").metadata)
+    assert Recipe.from_dict(made.recipe) == RECIPES[name].teacher
+    assert made == History.load(PUBLISHED / "teacher-batch-mixed-seed0.json")
+    assert (made.dataset, made.evaluated_on) == ("CIFAR-10", "test")
+
+
+def test_the_card_lists_the_files_as_they_are():
+    assert report.files() in CARD
+
+
+@pytest.mark.real_data
+def test_the_card_agrees_with_the_files_and_the_test_images(cifar10_root):
+    data = load_dataset("cifar10", cifar10_root)
+    assert report.card(data.test_images, data.test_labels, data.classes) in CARD
+
+
+@pytest.mark.real_data
+def test_evaluate_prints_the_accuracy_on_the_card(cifar10_root, capsys):
+    assert main(["evaluate", "minute", "--root", str(cifar10_root)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    summary = json.loads(printed[-1])
+    assert summary["parameters"] == 150_058
+    assert (summary["name"], summary["dataset"]) == ("minute", "CIFAR-10")
+    assert f"| {100 * summary['test_accuracy']:.2f} | {100 * summary['test_accuracy_flips']:.2f} |" in next(
+        line for line in CARD.splitlines() if line.startswith("| `minute` |")
+    )
+
+
+# ---- The benchmark ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measured() -> dict:
+    """A published result of the benchmark."""
+    return json.loads((HERE / "results" / "bench" / "cpu-amd-epyc-2-threads-cifar-10.json").read_text())
+
+
+def test_the_main_figures_are_medians_of_the_raw_times(measured):
+    assert report.bench_summary(measured) == measured["summary"]
+    result = {
+        "dataset": "CIFAR-10",
+        "machine": {"dtype": "bfloat16"},
+        "plan": {"batches": 10, "batch_size": 100},
+        "start": {"seconds": [9.0, 4.0, 5.0], "bytes": [100, 300, 200]},
+        "training": {
+            "conventional": [2.0, 9.0, 1.0],
+            "ours": [0.5, 0.1, 0.5],
+            "ours, sizes as scheduled": [0.25, 0.25, 3.0],
+        },
+        # 2 * 1000 ** 3 operations are 2 GFLOP, 2 * 500 ** 3 a quarter.
+        "matmul": {
+            "float32": {"500": [0.01, 0.01, 9.0], "1000": [0.1, 0.2, 0.1]},
+            "bfloat16": {"500": [0.01, 0.01, 9.0], "1000": [0.04, 0.01, 0.05]},
+        },
+        "step": {"recipe": "minute", "batch_size": 256, "flops": 6_000_000_000, "seconds": [0.2, 0.3, 0.1]},
+        "pairs": {"batch": {"mixed": [0.1, 0.3, 0.2]}},
+        "growth": {"width": {"1.0": [0.1, 0.3, 0.2]}},
+    }
+    assert report.bench_summary(result) == pytest.approx(
+        {
+            "dataset": "CIFAR-10",
+            "dtype": "bfloat16",
+            "conventional_images_per_second": 500.0,
+            "ours_images_per_second": 2000.0,
+            "ratio": 4.0,
+            "ratio_sizes_as_scheduled": 8.0,
+            "peak_float32_gflops": 25.0,
+            "peak_gflops": 50.0,
+            "step_gflops": 30.0,
+            "share_of_peak": 0.6,
+            "peak_memory_bytes": 300,
+            "first_step_seconds": 5.0,
+        }
+    )
+    rates = report.bench_rates(result)
+    assert rates["step of 100 images [ms]"] == {"batch": {"mixed": pytest.approx(200)}}
+    assert rates["step of 100 images [images/s]"] == {"batch": {"mixed": pytest.approx(500)}}
+    assert rates["step, by width [ms]"] == {"": {"1.0": pytest.approx(200)}}
+    result["start"]["bytes"] = [None, None, None]
+    assert report.bench_summary(result)["peak_memory_bytes"] is None
+
+
+def test_the_markdown_has_the_main_figures_and_every_pair(measured):
+    figures, pairs = (table.splitlines() for table in report.bench_markdown(measured).split("\n\n"))
+    assert figures[0] == "| AMD EPYC, cpu, 2 threads, medians of 5 rounds |  |"
+    assert "| ours, times the conventional | 3.04 |" in figures
+    assert "| memory of the process at most, GB | 1.28 |" in figures
+    assert pairs[0] == "| step of 256 images [ms] | " + " | ".join(CONVS) + " |"
+    assert pairs[2] == "| batch | 104 | 114 | 44.9 | 61.5 | 64.1 |"
+    assert [row.split(" | ")[0] for row in pairs[2:]] == [f"| {norm}" for norm in NORMS]
+    measured["summary"]["peak_memory_bytes"] = None
+    assert "| memory of the process at most, GB | not known |" in report.bench_markdown(measured)
+
+
+def test_the_text_has_every_figure(measured):
+    head, *tables = report.bench_text(measured).split("\n\n")
+    assert head == "AMD EPYC, cpu, 2 threads, torch 2.15.0+cu132; medians of 5 rounds"
+    titles = [*report.bench_rates(measured), "recipe of the step: minute"]
+    assert [table[: len(title)] for table, title in zip(tables, titles, strict=True)] == titles
+    products = tables[1].splitlines()
+    assert [line.split()[-3:] for line in products] == [
+        ["1024", "2048", "4096"],
+        ["167", "161", "166"],
+        ["397", "386", "388"],
+    ]
+    assert len({len(line) for line in products}) == 1  # the columns end at the same place
+    assert "peak memory bytes               1,282,580,480" in tables[-1].splitlines()
