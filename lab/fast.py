@@ -23,7 +23,8 @@ def fast_layers(net: nn.Module, device: str | torch.device) -> Iterator[None]:
     Gives an instance attribute `forward` to each depthwise `nn.Conv2d` with a stride or a dilation above
     1, and to each `nn.GroupNorm` with more than one group, and removes it at the end, also after an
     exception. Values and gradients agree with torch's up to rounding; dtype and shape are the same. Leaves
-    subclasses alone, and modules whose `forward` somebody else has replaced.
+    subclasses alone, and modules whose `forward` somebody else has replaced. A copy of the network that is
+    made within the context keeps the faster way.
     """
     ours: list[tuple[nn.Module, Callable]] = []
     try:
