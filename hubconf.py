@@ -15,7 +15,7 @@ _FOLDER = _Path(__file__).resolve().parent
 
 
 def _model():
-    """Import model.py from this folder under a name of its own, beside any other module named model."""
+    """Import model.py from this folder under a private name, so another module may be called model."""
     path = _FOLDER / "model.py"
     name = f"cifar10_convolution_techniques_{_hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
     if name not in _sys.modules:

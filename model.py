@@ -322,8 +322,8 @@ class _Files(nn.Module):
                 damaged = archive.testzip()  # torch.load does not compare the checksums in the file
             saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except Exception as error:  # its type depends on the bytes, and its text may advise to execute them
-            reason = type(error).__name__
-            raise ValueError(f"{path} is damaged, or was not written by Net.save ({reason})") from error
+            kind = type(error).__name__
+            raise ValueError(f"{path} is not a file that Net.save wrote, or is damaged ({kind})") from error
         if damaged is not None:
             raise ValueError(f"{path} is damaged: the checksum of its part {damaged} does not match")
         try:

@@ -284,7 +284,7 @@ def test_evaluate_of_another_data_set_than_that_of_the_training_warns(capsys):
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("frontiers", "'minute'"), ("nowhere.pt", "'minute'"), ("README.md", "not written by Net.save")],
+    [("frontiers", "'minute'"), ("nowhere.pt", "'minute'"), ("README.md", "no file that Net.save wrote")],
 )
 def test_evaluate_of_an_unknown_name_or_file_is_an_error_line_and_status_2(capsys, name, told):
     status, _, err = run(capsys, "evaluate", name)
