@@ -1,17 +1,26 @@
 """Convolution techniques in one small network: `Net`, its blocks and its arithmetic.
 
-Needs torch alone, so the file can be copied beside any notebook and imported there:
+Needs only torch, so the file can be copied beside any notebook:
 
     from model import Net, describe
     net = Net("batch", "mixed")            # normalization, convolution technique
-    print(describe(net))                   # a row per convolution: shapes, receptive field, cost
+    print(describe(net))                   # one row per convolution: shape, receptive field, cost
 
-    net = Net.from_pretrained("minute")    # trained, with minute.pt of weights/ beside this file
-    print(net.predict(image))              # the class of a PIL image, and how sure the network is
+    net = Net.from_pretrained("minute")    # trained weights: minute.pt from weights/, beside this file
+    print(net.predict(image))              # class and confidence for a PIL image
 
-The sections, from top to bottom: convolution techniques, normalizations, the block that joins them,
-the network, its files, images for a trained one, and its arithmetic (parameters, multiply-accumulates,
-receptive field).
+The sections, from top to bottom:
+
+    Convolution techniques  CONVS: standard, dilated, depthwise_separable, blueprint_separable, mixed
+    Normalizations          NORMS: batch_norm, layer_norm, group_norm, instance_norm, no_norm
+    The block               conv_block: a convolution, its normalization, its activation; Residual
+    Helpers                 what several sections use: names, integers, evaluation mode
+    Files                   PRETRAINED, and the part of Net that saves and loads
+    Images                  Preprocessing, Prediction, and the part of Net that takes pictures
+    The network             Row and STAGES, the table; Net: layers, forward, features, within
+    Arithmetic              describe (parameters, multiply-accumulates), receptive_field
+
+To follow the network itself, read the first three sections and "The network".
 """
 
 from __future__ import annotations
@@ -19,15 +28,15 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import operator
 import os
 import zipfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -38,12 +47,12 @@ from torch import Tensor, nn
 
 
 def standard(in_channels, out_channels, *, kernel_size=3, stride=1, dilation=1, bias=False) -> nn.Module:
-    """The dense convolution: every output channel reads every input channel at every tap."""
+    """Dense convolution: every output channel reads every input channel at every tap."""
     return _conv2d(in_channels, out_channels, kernel_size, stride, dilation, bias=bias)
 
 
 def dilated(in_channels, out_channels, *, kernel_size=3, stride=1, dilation=2, bias=False) -> nn.Module:
-    """The dense convolution with its taps `dilation` pixels apart: a wider view for the same weights.
+    """Dense convolution with taps `dilation` pixels apart: a wider view for the same number of weights.
 
     Source: Yu and Koltun, "Multi-Scale Context Aggregation by Dilated Convolutions", arXiv 1511.07122.
     """
@@ -53,9 +62,9 @@ def dilated(in_channels, out_channels, *, kernel_size=3, stride=1, dilation=2, b
 def depthwise_separable(
     in_channels, out_channels, *, kernel_size=3, stride=1, dilation=1, bias=False
 ) -> nn.Module:
-    """Depthwise, then pointwise: each channel is filtered alone, then a 1x1 convolution mixes channels.
+    """Depthwise, then pointwise: filters each channel separately, then mixes channels with a 1x1 convolution.
 
-    Source: Howard et al., "MobileNets", arXiv 1704.04861 (here with nothing between the two).
+    Source: Howard et al., "MobileNets", arXiv 1704.04861 (here without a norm or activation between the two).
     """
     block = nn.Sequential()
     block.add_module(
@@ -68,7 +77,7 @@ def depthwise_separable(
 def blueprint_separable(
     in_channels, out_channels, *, kernel_size=3, stride=1, dilation=1, bias=False
 ) -> nn.Module:
-    """Pointwise, then depthwise: channels are mixed first, then each output channel is filtered alone.
+    """Pointwise, then depthwise: mixes channels first, then filters each output channel separately.
 
     Source: Haase and Amthor, "Rethinking Depthwise Separable Convolutions", arXiv 2003.13549 (BSConv-U).
     """
@@ -82,10 +91,10 @@ def blueprint_separable(
 
 
 def mixed(in_channels, out_channels, *, kernel_size=3, stride=1, dilation=1, bias=False) -> nn.Module:
-    """Each technique where it pays, the rule that the rows of `STAGES` follow.
+    """Each technique where it pays, which is the rule that the rows of `STAGES` follow.
 
-    Dilated where a dilation above 1 is asked for; depthwise-separable where it would make more than 64
-    channels, for there a dense kernel costs the most weights; standard elsewhere.
+    Dilated if `dilation` is above 1. Depthwise-separable for more than 64 output channels, because a dense
+    kernel costs the most weights there. Standard otherwise.
     """
     technique = dilated if dilation > 1 else depthwise_separable if out_channels > 64 else standard
     return technique(
@@ -94,54 +103,10 @@ def mixed(in_channels, out_channels, *, kernel_size=3, stride=1, dilation=1, bia
 
 
 def _conv2d(in_channels, out_channels, kernel_size, stride=1, dilation=1, groups=1, bias=False) -> nn.Conv2d:
-    if groups == in_channels == out_channels > 1:
-        return DepthwiseConv2d(in_channels, kernel_size, stride, dilation, bias)
-    padding = dilation * (kernel_size - 1) // 2  # what keeps the size at stride 1, for an odd kernel
+    padding = dilation * (kernel_size - 1) // 2  # keeps the size at stride 1, for an odd kernel
     return nn.Conv2d(
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups=groups, bias=bias
     )
-
-
-class DepthwiseConv2d(nn.Conv2d):
-    """Each channel filtered alone, padded to keep the size at stride 1; fast to train, strided or dilated.
-
-    In bfloat16, oneDNN has a fast backward pass for the plain one alone. A strided one takes a fifth of
-    the time in float32, and a dilated one a ninth where it is done as a plain one on more, smaller maps
-    (32 channels, 32x32; 128 channels, 8x8; batches of 256; two cores of an AMD Zen 4).
-    """
-
-    def __init__(
-        self, channels: int, kernel_size: int, stride: int = 1, dilation: int = 1, bias: bool = False
-    ):
-        padding = dilation * (kernel_size - 1) // 2
-        super().__init__(
-            channels, channels, kernel_size, stride, padding, dilation, groups=channels, bias=bias
-        )
-
-    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, ceil(H / stride), ceil(W / stride))
-        if x.device.type != "cpu" or not torch.is_grad_enabled():
-            return super().forward(x)
-        if self.stride != (1, 1):
-            return self._in_float32(x)
-        return super().forward(x) if self.dilation == (1, 1) else self._by_phases(x)
-
-    def _in_float32(self, x: Tensor) -> Tensor:
-        narrow = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        wide = torch.promote_types(x.dtype, torch.float32)
-        with torch.autocast("cpu", enabled=False):
-            bias = None if self.bias is None else self.bias.to(wide)
-            return self._conv_forward(x.to(wide), self.weight.to(wide), bias).to(narrow)
-
-    def _by_phases(self, x: Tensor) -> Tensor:
-        """On the pixels at the same place of every `dilation` x `dilation`: there the taps are neighbours."""
-        (down, across), (height, width) = self.dilation, x.shape[2:]
-        x = F.pad(x, (0, -width % across, 0, -height % down)).permute(0, 2, 3, 1)  # (N, H, W, C)
-        shape = (len(x), x.shape[1] // down, down, x.shape[2] // across, across, x.shape[3])
-        maps = x.reshape(shape).permute(0, 2, 4, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
-        padding = [side // 2 for side in self.kernel_size]
-        maps = F.conv2d(maps, self.weight, self.bias, padding=padding, groups=self.groups)
-        maps = maps.permute(0, 2, 3, 1).unflatten(0, (len(x), down, across)).permute(0, 3, 1, 4, 2, 5)
-        return maps.reshape(x.shape).permute(0, 3, 1, 2)[:, :, :height, :width]
 
 
 CONVS: dict[str, Callable[..., nn.Module]] = {
@@ -166,39 +131,25 @@ def layer_norm(channels: int) -> nn.Module:
     return nn.GroupNorm(1, channels)
 
 
-class GroupNorm(nn.GroupNorm):
-    """torch's GroupNorm, faster on a CPU where a channels-last map has several groups.
-
-    torch walks such a map a channel at a time; turning it to channels first and back costs far less.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, H, W)
-        if x.device.type != "cpu" or self.num_groups == 1 or x.is_contiguous():
-            return super().forward(x)
-        return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
-
-
 def group_norm(channels: int, groups: int = 8) -> nn.Module:
     """Each image in `groups` groups of channels: statistics over (C / groups, H, W). arXiv 1803.08494.
 
-    Raises ValueError when `groups` does not divide `channels`.
+    Raises ValueError if `groups` does not divide `channels`.
     """
-    _positive_int("groups", groups)
+    groups = _integer("groups", groups)
     if channels % groups:
-        raise ValueError(
-            f"groups={groups} does not divide channels={channels}; it divides for "
-            f"groups in {[g for g in range(1, channels + 1) if channels % g == 0]}"
-        )
-    return GroupNorm(groups, channels)
+        choices = [number for number in range(1, channels + 1) if channels % number == 0]
+        raise ValueError(f"groups={groups} does not divide channels={channels}; choose one of {choices}")
+    return nn.GroupNorm(groups, channels)
 
 
 def instance_norm(channels: int) -> nn.Module:
-    """Each channel of each image alone: statistics over (H, W), affine. arXiv 1607.08022."""
-    return GroupNorm(channels, channels)  # a group for each channel
+    """Each channel of each image separately: statistics over (H, W), affine. arXiv 1607.08022."""
+    return nn.GroupNorm(channels, channels)  # one group per channel
 
 
 def no_norm(channels: int) -> nn.Module:
-    """No normalization: the convolution before it carries a bias instead."""
+    """No normalization: the convolution before it has a bias instead."""
     return nn.Identity()
 
 
@@ -216,8 +167,8 @@ NORMS: dict[str, Callable[..., nn.Module]] = {
 class Residual(nn.Sequential):
     """`x + block(x)`, for a block that keeps the shape. He et al., arXiv 1512.03385."""
 
-    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, H, W)
-        return x + super().forward(x)
+    def forward(self, input: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, H, W)
+        return input + super().forward(input)
 
 
 def conv_block(
@@ -235,46 +186,44 @@ def conv_block(
 ) -> nn.Sequential:
     """A convolution of the named technique, its normalization and its activation.
 
-    Maps (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride)); the children
-    are named conv, norm and act. The convolution has a bias only where no normalization follows.
+    Maps (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride)). The children
+    are named conv, norm and act. The convolution has a bias only if no normalization follows.
 
-    conv: a name in CONVS, or a callable of the same signature. norm: a name in NORMS, or a callable
-    from channels to a module. dilation: distance of the taps in pixels; None is the technique's own, 2
-    for "dilated" and 1 for the others. groups: for norm="group" alone, the number of groups (8).
+    conv: a name in CONVS, or a callable with the same signature. norm: a name in NORMS, or a callable
+    from channels to a module. dilation: distance between taps in pixels; None is the technique's own, 2
+    for "dilated" and 1 for the others. groups: number of groups, only for norm="group" (default 8).
     residual: add the input to the output, for a block that keeps the shape.
 
     Raises ValueError for an unknown name, an even kernel, a size, stride or dilation below 1, and a
     residual block that changes the shape.
     """
-    _positive_int("in_channels", in_channels)
-    _positive_int("out_channels", out_channels)
-    _positive_int("kernel_size", kernel_size)
-    _positive_int("stride", stride)
-    if kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size={kernel_size} is even; only an odd kernel (1, 3, 5, ...) has a centre")
-    shape = {"kernel_size": kernel_size, "stride": stride}
+    in_channels, out_channels = _integer("in_channels", in_channels), _integer("out_channels", out_channels)
+    stride = _integer("stride", stride)
+    shape = {"kernel_size": _integer("kernel_size", kernel_size), "stride": stride}
     if dilation is not None:
-        _positive_int("dilation", dilation)
-        shape["dilation"] = dilation
-    make_conv = _lookup("conv", conv, CONVS)
-    make_norm = _lookup("norm", norm, NORMS)
-    if groups is not None:
-        if make_norm is not group_norm:
-            raise ValueError(f"groups={groups!r} goes with norm='group' alone, and norm={norm!r} was given")
-        make_norm = partial(group_norm, groups=groups)
+        shape["dilation"] = _integer("dilation", dilation)
+    make_conv = _named("conv", conv, CONVS)
+    make_norm = _named("norm", norm, NORMS)
+    if shape["kernel_size"] % 2 == 0:
+        raise ValueError(f"kernel_size={kernel_size} is even; only an odd kernel (1, 3, 5, ...) has a centre")
+    if groups is not None and make_norm is not group_norm:
+        raise ValueError(f"groups={groups!r} is only for norm='group', not for norm={norm!r}")
     if residual and (in_channels != out_channels or stride != 1):
         raise ValueError(
-            f"a residual block keeps the shape; in_channels={in_channels}, out_channels={out_channels} "
-            f"and stride={stride} do not"
+            f"a residual block keeps the shape; {in_channels=}, {out_channels=}, {stride=} do not"
         )
     block = Residual() if residual else nn.Sequential()
     block.add_module("conv", make_conv(in_channels, out_channels, **shape, bias=make_norm is no_norm))
-    block.add_module("norm", make_norm(out_channels))
+    block.add_module("norm", make_norm(out_channels, **({} if groups is None else {"groups": groups})))
     block.add_module("act", activation())
     return block
 
 
-def _lookup(kind: str, value, registry: dict[str, Callable]) -> Callable:
+# ---- Helpers ---------------------------------------------------------------------------------------
+
+
+def _named(kind: str, value, registry: dict):
+    """The entry `value` of `registry`; a callable stands for itself."""
     if callable(value):
         return value
     if not isinstance(value, str) or value not in registry:
@@ -282,9 +231,290 @@ def _lookup(kind: str, value, registry: dict[str, Callable]) -> Callable:
     return registry[value]
 
 
-def _positive_int(name: str, value) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}={value!r} must be an integer of at least 1")
+def _integer(name: str, value, least: int = 1) -> int:
+    """`value` as a Python integer. It may be one from NumPy or torch, which a file cannot hold."""
+    if operator.index(value) < least:
+        raise ValueError(f"{name}={value!r} must be at least {least}")
+    return operator.index(value)
+
+
+def _plain_name(value):
+    """A NumPy string as a Python string, and anything else unchanged."""
+    return str(value) if isinstance(value, str) else value
+
+
+@contextmanager
+def _evaluating(net: nn.Module) -> Iterator[None]:
+    """Switch to evaluation mode, and restore the mode of every module at the end."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+# ---- Files -----------------------------------------------------------------------------------------
+
+# The trained networks: the SHA-256 of each file weights/NAME.pt.
+PRETRAINED: dict[str, str] = {
+    "batch-norm-muon": "22f826583c67e1e9c30f85541d65c66aadbbd7980ddc8a2c705cb6ad76974c2f",
+    "layer-norm-adamw-l2": "b30803afa6b68bd2fcfadc7ae0fee9f438e21c7ca00d5b1e21c012b3f483a5ba",
+    "group-norm-sgd-l1": "91deb33e764d71c1b99f84da35e57bbf8b6898c484fa05e489f96a692e645488",
+    "minute": "baada075247487e7d180dae29c39b3fef6b46ffa2e179cd799841e55af18c7ab",
+    "frontier": "a01e033a5cfbd7429397bf98f544cb4f5d720b20d51d121f6c143a4f1196c400",
+    "frontier-small": "cec237b38b29af526fbe6aad8992bea2641f57d83d749c036b3331089b1422b1",
+}
+FORMAT = 1  # version of the files that Net.save writes
+
+_Loaded = TypeVar("_Loaded", bound="_Files")
+
+
+class _Files(nn.Module):
+    """The part of `Net` that saves and loads: its tensors, and the attributes below except `in_channels`."""
+
+    in_channels: int
+    config: dict
+    preprocessing: Preprocessing | None
+    classes: tuple[str, ...] | None
+    metadata: dict | None
+
+    @classmethod
+    def from_pretrained(cls: type[_Loaded], name: str, folder: str | Path | None = None) -> _Loaded:
+        """Load the trained network `name`, a key of PRETRAINED, in evaluation mode, on the CPU.
+
+        Looks for NAME.pt in `folder`. If that is None, looks in weights/ beside this file, beside this
+        file, in ./weights/ and in the working directory, in this order. The file also says how the network
+        is built, and holds what `transform` and `predict` need.
+
+        Raises ValueError for an unknown name, and for a file whose SHA-256 differs from the one in
+        PRETRAINED; FileNotFoundError if there is no file.
+        """
+        checksum = _named("name", name, PRETRAINED)
+        here = Path(__file__).parent
+        places = [Path(folder)] if folder is not None else [here / "weights", here, Path("weights"), Path()]
+        places = [*dict.fromkeys(place.resolve() for place in places)]
+        path = next((place / f"{name}.pt" for place in places if (place / f"{name}.pt").is_file()), None)
+        if path is None:
+            looked = ", ".join(map(str, places))
+            raise FileNotFoundError(f"no {name}.pt in {looked}; copy it from the project's weights/")
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != checksum:
+            raise ValueError(f"{path} is damaged, or for another model.py: its SHA-256 is not {checksum}")
+        return cls._loaded(content, path)
+
+    @classmethod
+    def load(cls: type[_Loaded], path: str | Path) -> _Loaded:
+        """Load the network that `save` wrote to `path`, in evaluation mode, in float32, on the CPU.
+
+        Executes nothing from the file, and draws no random numbers.
+
+        Raises ValueError for a file that `save` did not write or whose checksums do not match, and OSError
+        for one that cannot be read.
+        """
+        return cls._loaded(Path(path).read_bytes(), path)
+
+    @classmethod
+    def _loaded(cls: type[_Loaded], content: bytes, path: str | Path) -> _Loaded:
+        try:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                damaged = archive.testzip()  # torch.load does not compare the checksums in the file
+            saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except Exception as error:  # its type depends on the bytes, and its text may advise to execute them
+            kind = type(error).__name__
+            raise ValueError(f"{path} is not a file that Net.save wrote, or is damaged ({kind})") from error
+        if damaged is not None:
+            raise ValueError(f"{path} is damaged: the checksum of its part {damaged} does not match")
+        try:
+            if saved["format"] != FORMAT:
+                raise ValueError(f"its format is {saved['format']}, and this model.py reads format {FORMAT}")
+            with torch.device("meta"):  # draws no random numbers
+                net = cls(**saved["config"])
+            net.load_state_dict({key: _own(tensor) for key, tensor in saved["state"].items()}, assign=True)
+            if any(tensor.is_meta for tensor in (*net.parameters(), *net.buffers())):
+                raise ValueError("the network has a non-persistent buffer, which is not in the file")
+            if saved["preprocessing"] is not None:
+                net.preprocessing = _checked(Preprocessing(*saved["preprocessing"]), net.in_channels)
+            net.classes = _checked_names(saved["classes"])
+            net.metadata = saved["metadata"]
+        except Exception as error:  # its type depends on what the file holds
+            raise ValueError(f"{path} does not fit this {cls.__name__}: {error}") from error
+        return net.eval()
+
+    def save(self, path: str | Path, metadata: dict | None = None) -> Path:
+        """Write the network to one file with everything that `load` needs, and return its path.
+
+        The file holds how the network is built, its tensors in their dtype (so `net.half()` makes a file of
+        half the size; `load` always returns float32), `preprocessing`, `classes` and `metadata`: plain
+        data that says where the network comes from (None keeps the network's own). An existing file is
+        replaced as a whole or not at all.
+
+        Raises ValueError, and writes nothing, if `load` could not rebuild the network: if it was built with
+        a callable or changed after it was built, or if the metadata is not plain data.
+        """
+        path = Path(path)
+        plain = {
+            "preprocessing": self.preprocessing and tuple(_checked(self.preprocessing, self.in_channels)),
+            "classes": _checked_names(self.classes),
+            "metadata": self.metadata if metadata is None else metadata,
+        }
+        for name, held in ({"config": self.config} | plain).items():
+            for where, value in _not_plain(held, name):
+                raise ValueError(f"{where}={value!r} is a {type(value).__name__}, which a file cannot hold")
+        state = {
+            key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for key, tensor in self.state_dict().items()
+        }
+        content = io.BytesIO()
+        torch.save({"format": FORMAT, "config": self.config, "state": state} | plain, content)
+        try:
+            again = type(self)._loaded(content.getvalue(), path)
+        except ValueError as error:
+            raise ValueError(f"not written, because it could not be loaded again: {error}") from error
+        # The number of parameters also differs if two modules share one.
+        if str(again) != str(self) or count_parameters(again) != count_parameters(self):
+            raise ValueError(f"{path} not written, because the network was changed after it was built")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        try:
+            part.write_bytes(content.getvalue())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        return path
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy that is contiguous and shares no memory; in float32, except for counters."""
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def _not_plain(value, where: str) -> Iterator[tuple[str, object]]:
+    """Each value of a type that a file cannot hold, with the path to it, such as metadata['a'][0]."""
+    if isinstance(value, (dict, list, tuple)):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _not_plain(key, f"a key of {where}")
+            yield from _not_plain(part, f"{where}[{key!r}]")
+    elif type(value) not in (str, int, float, bool, type(None)):
+        yield where, value
+
+
+def _checked(preprocessing: Preprocessing, channels: int) -> Preprocessing:
+    """The preprocessing with plain numbers, or a ValueError if `transform` could not use it."""
+    size, mean, std = preprocessing
+    size, mean, std = _integer("size", size, MIN_IMAGE_SIZE), tuple(map(float, mean)), tuple(map(float, std))
+    finite = all(map(math.isfinite, (*mean, *std))) and min(std, default=0) > 0
+    if not finite or not len(mean) == len(std) == channels:
+        raise ValueError(f"{mean=} and {std=} must be {channels} finite numbers each, std above 0")
+    return Preprocessing(size, mean, std)
+
+
+def _checked_names(classes) -> tuple[str, ...] | None:
+    if classes is None:
+        return None
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f"classes={classes!r} must be a sequence of names, or None")
+    return tuple(map(str, classes))
+
+
+# ---- Images ----------------------------------------------------------------------------------------
+
+
+class Preprocessing(NamedTuple):
+    """What a trained network takes: the size of its images, and the statistics that normalize them."""
+
+    size: int  # pixels, the side of a square
+    mean: tuple[float, ...]  # per channel, for pixels in [0, 1]
+    std: tuple[float, ...]
+
+
+class Prediction(NamedTuple):
+    """The likeliest class of an image, and its softmax probability in [0, 1]."""
+
+    label: str
+    confidence: float
+
+
+class _Images(nn.Module):
+    """The part of `Net` that takes pictures, by the attributes below."""
+
+    preprocessing: Preprocessing | None
+    classes: tuple[str, ...] | None
+
+    def transform(self, images) -> Tensor:
+        """Turn pictures into what the network takes: normalized (N, 3, size, size), its dtype and device.
+
+        images: a PIL image, a list of them, or a uint8 tensor (3, H, W) or (N, 3, H, W), of any size. An
+        image of another size than the network's is resized, bilinear with antialiasing, without
+        cropping, so a long image is squeezed. A PIL image is rotated as its EXIF orientation says, and its
+        transparency is dropped.
+
+        Raises ValueError for anything else, and if the network has no `preprocessing`; OSError for a PIL
+        image whose file is incomplete.
+        """
+        if self.preprocessing is None:
+            raise ValueError("this network does not know what it takes: set net.preprocessing")
+        like = next(self.parameters())
+        size, *statistics = self.preprocessing
+        mean, std = (torch.tensor(value, device=like.device).view(-1, 1, 1) for value in statistics)
+        pixels = torch.cat([_resized(batch.to(like.device), size) for batch in _batches(images)])
+        return torch.addcmul(-mean / std, pixels, 1 / (255 * std)).to(like.dtype)
+
+    def predict(self, images) -> list[Prediction]:
+        """The likeliest class of each image, with its confidence. images: see `transform`.
+
+        Computes in evaluation mode, and restores the mode of every module at the end.
+
+        Raises what `transform` raises, and ValueError if `classes` does not name every output or if the
+        logits are not finite.
+        """
+        inputs = self.transform(images)
+        with _evaluating(self), torch.no_grad():
+            logits = torch.cat([self(part) for part in inputs.split(256)]).float()
+        classes = self.classes
+        if classes is None or len(classes) != logits.shape[1]:
+            raise ValueError(f"classes={classes!r} must name the {logits.shape[1]} outputs of the network")
+        if not logits.isfinite().all():
+            raise ValueError("the logits are not finite: the weights are damaged, or training diverged")
+        confidences, numbers = logits.softmax(1).max(1)
+        pairs = zip(numbers.tolist(), confidences.tolist(), strict=True)
+        return [Prediction(classes[number], confidence) for number, confidence in pairs]
+
+
+def _batches(images) -> Iterable[Tensor]:  # -> uint8 (N, 3, H, W)
+    if isinstance(images, Tensor):
+        batch = images.unsqueeze(0) if images.ndim == 3 else images
+        if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[1] != 3:
+            raise ValueError(
+                f"images of {images.dtype} {tuple(images.shape)}: expected uint8 (3, H, W) or (N, 3, H, W)"
+            )
+        return batch.split(32)  # resizing takes four times the memory of the images
+    several = images if isinstance(images, (list, tuple)) else [images]
+    wrong = [type(image).__name__ for image in several if not hasattr(image, "getexif")]
+    if wrong or not several:
+        found = f"images of type {wrong[0]}" if wrong else f"images={images!r}"
+        raise ValueError(f"{found}: expected a PIL image, a list of them, or a single uint8 tensor")
+    return map(_pixels, several)
+
+
+def _pixels(image) -> Tensor:  # a PIL image -> uint8 (1, 3, H, W)
+    from PIL import ImageOps  # only for its own images, so Pillow is installed
+
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        raise ValueError(f"image of mode {image.mode!r}: expected 8 bits per channel, such as mode 'RGB'")
+    rgb = ImageOps.exif_transpose(image).convert("RGB")
+    pixels = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
+    return pixels.view(1, rgb.height, rgb.width, 3).permute(0, 3, 1, 2)
+
+
+def _resized(batch: Tensor, size: int) -> Tensor:
+    """Maps uint8 (N, 3, H, W) to float (N, 3, size, size), in [0, 255]."""
+    pixels = batch.float()
+    if pixels.shape[2:] == (size, size):
+        return pixels
+    return F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
 
 
 # ---- The network -----------------------------------------------------------------------------------
@@ -309,55 +539,31 @@ STAGES: tuple[tuple[Row, ...], ...] = (
 MIN_IMAGE_SIZE = 16  # pixels; below it the last map is too small to normalize
 CHANNEL_STEP = 8  # widths are scaled in steps of 8 channels, so that 2, 4 or 8 groups divide them
 
-# The trained networks: the SHA-256 of each file weights/NAME.pt.
-PRETRAINED: dict[str, str] = {
-    "batch-norm-muon": "22f826583c67e1e9c30f85541d65c66aadbbd7980ddc8a2c705cb6ad76974c2f",
-    "layer-norm-adamw-l2": "b30803afa6b68bd2fcfadc7ae0fee9f438e21c7ca00d5b1e21c012b3f483a5ba",
-    "group-norm-sgd-l1": "91deb33e764d71c1b99f84da35e57bbf8b6898c484fa05e489f96a692e645488",
-    "minute": "baada075247487e7d180dae29c39b3fef6b46ffa2e179cd799841e55af18c7ab",
-    "frontier": "a01e033a5cfbd7429397bf98f544cb4f5d720b20d51d121f6c143a4f1196c400",
-    "frontier-small": "cec237b38b29af526fbe6aad8992bea2641f57d83d749c036b3331089b1422b1",
-}
-FORMAT = 1  # of the files that Net.save writes
 
-
-class Preprocessing(NamedTuple):
-    """What a trained network takes: the size of its images, and the statistics that normalize them."""
-
-    size: int  # pixels, the side of a square
-    mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
-    std: tuple[float, ...]
-
-
-class Prediction(NamedTuple):
-    """The likeliest class of an image, and its softmax, in [0, 1]."""
-
-    label: str
-    confidence: float
-
-
-class Net(nn.Module):
+class Net(_Files, _Images):
     """Stages C1 to C4 of convolution blocks, a 1x1 convolution to the classes, global average pooling.
 
     Maps float images (N, in_channels, H, W), H and W at least 16 pixels, to logits (N, num_classes).
     `Net()` keeps the strict rules of the course: fewer than 100,000 parameters, a receptive field above
-    52 pixels, depthwise-separable and dilated convolutions, no pooling but the global average, and no
+    52 pixels, depthwise-separable and dilated convolutions, no pooling except the global average, and no
     linear layer after it. Every (norm, conv) pair has the same topology: rows, channels, strides and
-    skip connections; the pair changes the normalization or the convolution alone.
+    skip connections. The pair changes only the normalization or the convolution.
 
     norm: a name in NORMS, or a callable from channels to a module.
-    conv: a name in CONVS, or a callable of the same signature, for every row; "mixed" takes the
+    conv: a name in CONVS, or a callable with the same signature, for every row; "mixed" uses the
         technique that each row of the table names.
     width: factor on the channels of every row, rounded down to a multiple of 8.
-    groups: for norm="group" alone, the number of groups (8).
+    groups: number of groups, only for norm="group" (default 8).
     stages: the table, a sequence of stages, each a sequence of `Row` (channels, conv, stride).
     activation: a callable that makes the activation.
 
-    Attributes: `config`, these arguments, as a file holds them; and, None until they are set or loaded,
-    `preprocessing` and `classes` (a name for each output), which `transform` and `predict` go by, and
-    `metadata`, where a trained network comes from.
+    Attributes: `config`, these arguments as plain data. `preprocessing` and `classes` (a name for each
+    output) are what `transform` and `predict` use, and `metadata` says where a trained network comes
+    from; they are None until they are set or loaded.
 
-    Raises ValueError for names, numbers or tables it does not know, saying what is allowed.
+    A module that a subclass or a user adds takes no part in `forward` and `features` by itself.
+
+    Raises ValueError for names, numbers or tables that are not allowed, and says what is allowed.
     """
 
     def __init__(
@@ -373,17 +579,18 @@ class Net(nn.Module):
         activation: Callable[[], nn.Module] = nn.ReLU,
     ):
         super().__init__()
-        _positive_int("num_classes", num_classes)
-        _positive_int("in_channels", in_channels)
-        _lookup("conv", conv, CONVS)
-        if not any(stages):
+        num_classes = _integer("num_classes", num_classes)
+        self.in_channels = channels = _integer("in_channels", in_channels)
+        groups = None if groups is None else _integer("groups", groups)
+        norm, conv, table = _plain_name(norm), _plain_name(conv), _table(stages)
+        if not any(table):
             raise ValueError(f"stages={stages!r} must hold at least one row")
-        if not isinstance(width, (int, float)) or not 0 < width < float("inf"):
+        if not 0 < width < math.inf:
             raise ValueError(f"width={width!r} must be a finite number above 0")
-        self.in_channels = channels = in_channels
-        for number, rows in enumerate(stages, 1):
+        width = float(width)
+        for number, rows in enumerate(table, 1):
             stage = nn.Sequential()
-            for row in (Row(*row) for row in rows):
+            for row in rows:
                 out_channels = scaled(row.channels, width)
                 block = conv_block(
                     channels,
@@ -407,223 +614,60 @@ class Net(nn.Module):
             "norm": norm,
             "conv": conv,
             "num_classes": num_classes,
-            "in_channels": in_channels,
+            "in_channels": self.in_channels,
             "width": width,
             "groups": groups,
-            "stages": tuple(tuple(tuple(Row(*row)) for row in rows) for rows in stages),
+            "stages": tuple(tuple(map(tuple, rows)) for rows in table),
         }
         if activation is not nn.ReLU:
             self.config["activation"] = activation
 
     @classmethod
     def within(cls, budget: int, *, conv="mixed", norm="batch", **options) -> Net:
-        """The widest such network with at most `budget` parameters (options as for `Net`, but width).
+        """The widest such network with at most `budget` parameters. options: those of `Net`, except width.
 
-        Raises ValueError when even the narrowest one has more.
+        Draws only the random numbers that building this network draws.
+
+        Raises ValueError if even the narrowest network has more parameters.
         """
-        _positive_int("budget", budget)
-        if "width" in options:
-            raise ValueError("Net.within finds the width; give a budget or a width, not both")
-        rows = [Row(*row) for stage in options.get("stages", STAGES) for row in stage]
+        budget = _integer("budget", budget)
+        if "stages" in options:
+            options["stages"] = _table(options["stages"])
 
         def size(width: float) -> int:
-            with torch.device("meta"):  # counted without allocating anything
+            with torch.device("meta"):  # counts without memory or random numbers
                 return count_parameters(cls(norm, conv, width=width, **options))
 
         least = size(1e-9)
         if least > budget:
-            raise ValueError(
-                f"budget={budget} is too small: the narrowest such network has {least} parameters"
-            )
+            raise ValueError(f"budget={budget} is too small: the narrowest network has {least} parameters")
         ceiling = 1.0
         while size(ceiling) <= budget:
             ceiling *= 2
-        # The only widths at which any row gains channels.
+        # Only at these widths does a row gain channels.
         widths = sorted(
             {
                 multiple / row.channels
+                for rows in options.get("stages", STAGES)
                 for row in rows
                 for multiple in range(CHANNEL_STEP, int(row.channels * ceiling) + 1, CHANNEL_STEP)
             }
         )
         return cls(norm, conv, width=widths[bisect_right(widths, budget, key=size) - 1], **options)
 
-    @classmethod
-    def from_pretrained(cls, name: str, folder: str | Path | None = None) -> Net:
-        """The trained network `name`, a key of PRETRAINED, in evaluation mode, on the CPU.
-
-        Its file NAME.pt is looked for in `folder`; where None, in weights/ beside this file, beside this
-        file, in ./weights/ and in the working directory. How the network is built, what it takes and what
-        its classes are called (`transform`, `predict`) is read from it.
-
-        Raises ValueError for an unknown name and for a file whose SHA-256 is not the one in PRETRAINED,
-        FileNotFoundError where there is no file.
-        """
-        if not isinstance(name, str) or name not in PRETRAINED:
-            raise ValueError(f"unknown name {name!r}; choose one of {', '.join(map(repr, PRETRAINED))}")
-        here = Path(__file__).parent
-        places = [Path(folder)] if folder is not None else [here / "weights", here, Path("weights"), Path()]
-        places = [*dict.fromkeys(place.resolve() for place in places)]
-        path = next((place / f"{name}.pt" for place in places if (place / f"{name}.pt").is_file()), None)
-        if path is None:
-            raise FileNotFoundError(
-                f"no {name}.pt in {', '.join(map(str, places))}; "
-                "copy it there from the project's weights/, or give its folder"
-            )
-        content = path.read_bytes()
-        found = hashlib.sha256(content).hexdigest()
-        if found != PRETRAINED[name]:
-            raise ValueError(
-                f"{path} is damaged, or of another version than this model.py: its SHA-256 is {found}, "
-                f"not {PRETRAINED[name]}; copy both again from the project"
-            )
-        return cls._loaded(content, path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Net:
-        """The network that `save` wrote to `path`, in evaluation mode, in float32, on the CPU.
-
-        Raises ValueError for a file that `save` did not write, or whose parts do not have their checksums,
-        and OSError for one that cannot be read. Nothing in the file is executed.
-        """
-        return cls._loaded(Path(path).read_bytes(), path)
-
-    @classmethod
-    def _loaded(cls, content: bytes, path: str | Path) -> Net:
-        try:
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                damaged = archive.testzip()  # torch.load passes over the checksums in the file
-            saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises whatever the bytes happen to lead to
-            raise ValueError(
-                f"{path} is no file that Net.save wrote, or is damaged ({type(error).__name__})"
-            ) from error
-        if damaged is not None:
-            raise ValueError(f"{path} is damaged: its part {damaged} does not have the checksum that it had")
-        if not isinstance(saved, dict) or not isinstance(saved.get("format"), int):
-            raise ValueError(f"{path} is no file that Net.save wrote: it does not say of which format it is")
-        if saved["format"] != FORMAT:
-            raise ValueError(f"{path} is of format {saved['format']}; this model.py reads format {FORMAT}")
-        try:
-            net = cls(**saved["config"])
-            net.load_state_dict(saved["state"])
-            if saved["preprocessing"] is not None:
-                net.preprocessing = _checked(Preprocessing(*saved["preprocessing"]), net.in_channels)
-            if saved["classes"] is not None:
-                net.classes = _checked_names(saved["classes"])
-            net.metadata = saved["metadata"]
-        except Exception as error:  # whatever it is that the file has in the place of a part
-            raise ValueError(f"{path} does not fit this model.py: {error}") from error
-        return net.eval()
-
-    def save(self, path: str | Path, metadata: dict | None = None) -> Path:
-        """Write the network to one file, all that `load` needs, and return its path.
-
-        The file holds how the network is built, its tensors in their dtype (half of it after `half()`; what
-        `load` makes of them is float32), `preprocessing`, `classes` and `metadata`, plain data on where it
-        comes from (None keeps the network's own). A file that is there is replaced whole or not at all.
-
-        Raises ValueError, and writes nothing, where `load` could not make the same of it: where the network
-        was built with a callable or changed after it was built, or the metadata is no plain data.
-        """
-        state = {name: value.detach().cpu().clone() for name, value in self.state_dict().items()}
-        plain = {
-            "preprocessing": self.preprocessing and tuple(self.preprocessing),
-            "classes": self.classes,
-            "metadata": self.metadata if metadata is None else metadata,
-        }
-        for where, value in _not_plain({"config": self.config} | plain):
-            raise ValueError(f"{where}={value!r} is of {type(value).__name__}, which a file cannot hold")
-        saved = {"format": FORMAT, "config": self.config, "state": state} | plain
-        content = io.BytesIO()
-        torch.save(saved, content)
-        path = Path(path)
-        try:
-            again = type(self)._loaded(content.getvalue(), path)
-        except ValueError as error:
-            raise ValueError(f"not written, for it could not be loaded again: {error}") from error
-        if str(again) != str(self):
-            raise ValueError(f"{path} not written, for the network was changed after it was built")
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder; give a file")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(content.getvalue())
-        os.replace(part, path)
-        return path
-
-    def transform(self, images) -> Tensor:
-        """What a trained network takes, (N, 3, size, size), normalized, of its dtype and on its device.
-
-        images: a PIL image, a list of them, or uint8 (3, H, W) or (N, 3, H, W), of any size. What is not
-        of the network's size is resized to it, bilinear with antialiasing, and not cropped, so that a long
-        image is squeezed. A PIL image is turned as its EXIF orientation says; transparency is dropped.
-
-        Raises ValueError for anything else, and where the network has no `preprocessing` or does not take
-        three channels; OSError for a PIL image whose file cannot be read to its end.
-        """
-        if self.preprocessing is None:
-            raise ValueError(
-                "this network does not say what it takes: set its preprocessing, a Preprocessing"
-            )
-        if self.in_channels != 3:
-            raise ValueError(f"pictures have 3 channels; this network takes in_channels={self.in_channels}")
-        size, mean, std = self.preprocessing
-        like = self.output.weight
-        mean, std = (torch.tensor(value, device=like.device).view(-1, 1, 1) for value in (mean, std))
-        pixels = torch.cat([_resized(batch.to(like.device), size) for batch in _batches(images)])
-        return torch.addcmul(-mean / std, pixels, 1 / (255 * std)).to(like.dtype)
-
-    def predict(self, images) -> list[Prediction]:
-        """The likeliest class of each image, with its confidence; images: as for `transform`.
-
-        The network computes in evaluation mode, and its mode is put back.
-
-        Raises what `transform` does, and ValueError where `classes` does not name every output and where
-        the logits are no finite numbers.
-        """
-        if self.classes is None or len(self.classes) != self.output.out_channels:
-            raise ValueError(
-                f"classes={self.classes!r} must name the {self.output.out_channels} outputs of the network"
-            )
-        inputs = self.transform(images)
-        with _evaluating(self), torch.no_grad():
-            logits = torch.cat([self(part) for part in inputs.split(256)]).float()
-        if not logits.isfinite().all():
-            raise ValueError(
-                "the logits are no finite numbers: the weights are damaged, or their training diverged"
-            )
-        confidences, numbers = logits.softmax(1).max(1)
-        pairs = zip(numbers.tolist(), confidences.tolist(), strict=True)
-        return [Prediction(self.classes[number], confidence) for number, confidence in pairs]
-
     def features(self, images: Tensor) -> Tensor:
         """The last map before the global average: (N, C, H, W) -> (N, num_classes, H', W')."""
-        self._check(images)
+        _check_shape(images, self.in_channels)
         maps = images
-        for stage in self.children():
-            maps = stage(maps)
-        return maps
+        for number in range(1, len(self.config["stages"]) + 1):
+            maps = getattr(self, f"c{number}")(maps)
+        return self.output(maps)
 
     def forward(self, images: Tensor) -> Tensor:  # (N, C, H, W) -> (N, num_classes)
         return self.features(images).mean((2, 3))
 
-    def _check(self, images: Tensor) -> None:
-        if images.ndim != 4:
-            raise ValueError(f"images of shape {tuple(images.shape)}: expected (N, {self.in_channels}, H, W)")
-        if images.shape[1] != self.in_channels:
-            raise ValueError(
-                f"images of shape {tuple(images.shape)} have {images.shape[1]} channels; "
-                f"this network takes in_channels={self.in_channels}"
-            )
-        if min(images.shape[2:]) < MIN_IMAGE_SIZE:
-            raise ValueError(
-                f"images of {images.shape[2]}x{images.shape[3]} pixels; at least "
-                f"{MIN_IMAGE_SIZE}x{MIN_IMAGE_SIZE} are needed"
-            )
-
     def _initialize(self) -> None:
-        """He et al., arXiv 1502.01852; the classes start nearly equal, whatever the features' scale."""
+        """He et al., arXiv 1502.01852. The classes start nearly equal, whatever the scale of the features."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -637,93 +681,25 @@ def scaled(channels: int, width: float) -> int:
     return max(CHANNEL_STEP, int(channels * width + 1e-9) // CHANNEL_STEP * CHANNEL_STEP)
 
 
-# ---- Its files -------------------------------------------------------------------------------------
+def _table(stages) -> tuple[tuple[Row, ...], ...]:
+    """The table as rows of plain values."""
+
+    def plain(channels, conv="standard", stride=1) -> Row:
+        return Row(_integer("channels", channels), _plain_name(conv), _integer("stride", stride))
+
+    return tuple(tuple(plain(*row) for row in rows) for rows in stages)
 
 
-def _not_plain(value, where: str = "") -> Iterator[tuple[str, object]]:
-    """What in `value` is none of the types that a file holds, with the way to it, as metadata['a'][0]."""
-    if isinstance(value, dict):
-        for key, part in value.items():
-            yield from _not_plain(key, f"the key {key!r} of {where}")
-            yield from _not_plain(part, f"{where}[{key!r}]" if where else key)
-    elif isinstance(value, (list, tuple)):
-        for number, part in enumerate(value):
-            yield from _not_plain(part, f"{where}[{number}]")
-    elif type(value) not in (str, int, float, bool, type(None)):
-        yield where, value
-
-
-def _checked(preprocessing: Preprocessing, channels: int) -> Preprocessing:
-    size, mean, std = preprocessing
-    if not isinstance(size, int) or size < MIN_IMAGE_SIZE:
-        raise ValueError(f"size={size!r} must be an integer of at least {MIN_IMAGE_SIZE}")
-    for name, value in (("mean", mean), ("std", std)):
-        if (
-            not isinstance(value, (list, tuple))
-            or len(value) != channels
-            or not all(isinstance(number, (int, float)) and math.isfinite(number) for number in value)
-        ):
-            raise ValueError(f"{name}={value!r} must be {channels} finite numbers, one a channel")
-    if min(std) <= 0:
-        raise ValueError(f"std={std!r} must be above 0")
-    return preprocessing
-
-
-def _checked_names(classes) -> tuple[str, ...]:
-    if not isinstance(classes, (list, tuple)) or not all(isinstance(name, str) for name in classes):
-        raise ValueError(f"classes={classes!r} must be a sequence of names, or None")
-    return tuple(classes)
-
-
-# ---- Images for a trained network ------------------------------------------------------------------
-
-
-@contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    """In evaluation mode, after which the mode of every part is put back."""
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _batches(images) -> Iterable[Tensor]:  # of uint8 (N, 3, H, W)
-    if isinstance(images, Tensor):
-        batch = images.unsqueeze(0) if images.ndim == 3 else images
-        if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[1] != 3 or not batch.numel():
-            raise ValueError(
-                f"images of {images.dtype} {tuple(images.shape)}: expected uint8 (3, H, W) or (N, 3, H, W), "
-                "none of them 0"
-            )
-        return batch.split(32)  # large images take four times their memory while they are resized
-    several = images if isinstance(images, (list, tuple)) else [images]
-    wrong = [type(image).__name__ for image in several if not hasattr(image, "getexif")]
-    if wrong or not several:
-        found = f"images of {wrong[0]}" if wrong else f"images={images!r}"
-        raise ValueError(f"{found}: expected a PIL image, a list of them, or a single uint8 tensor")
-    return map(_pixels, several)
-
-
-def _pixels(image) -> Tensor:  # a PIL image to uint8 (1, 3, H, W)
-    from PIL import ImageOps  # where an image is one of its, Pillow is there
-
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        raise ValueError(f"images of mode {image.mode!r}: expected 8 bits a channel, as of mode 'RGB'")
-    if 0 in image.size:
-        raise ValueError(f"images of {image.width}x{image.height} pixels: expected none of them 0")
-    rgb = ImageOps.exif_transpose(image).convert("RGB")
-    pixels = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
-    return pixels.view(1, rgb.height, rgb.width, 3).permute(0, 3, 1, 2)
-
-
-def _resized(batch: Tensor, size: int) -> Tensor:  # uint8 (N, 3, H, W) -> float (N, 3, size, size), to 255
-    pixels = batch.float()
-    if pixels.shape[2:] == (size, size):
-        return pixels
-    return F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
+def _check_shape(images: Tensor, channels: int) -> None:
+    # torch.fx passes a proxy. While tracing and exporting, a shape stands for many.
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    if not isinstance(images, Tensor) or tracing or torch.compiler.is_exporting():
+        return
+    if images.ndim != 4 or images.shape[1] != channels or min(images.shape[2:]) < MIN_IMAGE_SIZE:
+        raise ValueError(
+            f"images of shape {tuple(images.shape)}: expected (N, {channels}, H, W), "
+            f"with H and W of at least {MIN_IMAGE_SIZE} pixels"
+        )
 
 
 # ---- Arithmetic ------------------------------------------------------------------------------------
@@ -741,10 +717,10 @@ class ConvRow:
     output_shape: tuple[int, int, int]  # (C, H, W)
     receptive_field: int  # pixels of the image
     parameters: int  # weights and bias of the convolution
-    macs: int  # multiply-accumulates an image
+    macs: int  # multiply-accumulates per image
 
 
-class Description(list):
+class Description(list[ConvRow]):
     """A list of ConvRow that prints as a table, in a terminal and in a notebook."""
 
     COLUMNS = (
@@ -752,13 +728,13 @@ class Description(list):
         *("output", "receptive field", "parameters", "MACs"),
     )
 
-    def __init__(self, rows, total_parameters: int):
+    def __init__(self, rows: Iterable[ConvRow], total_parameters: int):
         super().__init__(rows)
         self.total_parameters = total_parameters
         self.total_macs = sum(row.macs for row in self)
 
     def _cells(self) -> list[tuple[str, ...]]:
-        cells = [
+        cells: list[tuple[str, ...]] = [
             (
                 row.name,
                 row.kind,
@@ -798,22 +774,26 @@ class Description(list):
 
 
 def describe(net: nn.Module, image_size: int = 32) -> Description:
-    """A `ConvRow` per 2-D convolution of `net`, in the order in which one image runs through them.
+    """One `ConvRow` per 2-D convolution of `net`, in the order in which an image passes through them.
 
-    image_size: pixels, of a square image. The receptive field is that of a chain of convolutions, where
-    skip connections add nothing; it grows by (kernel - 1) * dilation * (product of the strides before).
-    The network is left as it was, its mode and statistics included.
+    image_size: pixels, the side of a square image. The receptive field is the one of a chain of
+    convolutions, where skip connections add nothing: each convolution adds (kernel - 1) * dilation *
+    (product of the strides before it). Leaves the network, its mode and its statistics, and torch's
+    random state as they were.
+
+    Raises ValueError if `net` has no 2-D convolution.
     """
     convs = {module: name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)}
     if not convs:
         raise ValueError(f"{type(net).__name__} has no Conv2d to describe")
-    _positive_int("image_size", image_size)
+    image_size = _integer("image_size", image_size)
     rows: list[ConvRow] = []
-    field, jump = 1, 1  # receptive field, and distance of neighbouring units, in pixels of the image
+    field, jump = 1, 1  # receptive field and distance between neighbouring units, in pixels of the image
 
     def record(module: nn.Conv2d, inputs, output: Tensor) -> None:
         nonlocal field, jump
-        (kernel, *_), (stride, *_), (dilation, *_) = module.kernel_size, module.stride, module.dilation
+        kernel, stride, dilation = module.kernel_size[0], module.stride[0], module.dilation[0]
+        _, channels, height, width = output.shape
         field += (kernel - 1) * dilation * jump
         jump *= stride
         rows.append(
@@ -823,18 +803,20 @@ def describe(net: nn.Module, image_size: int = 32) -> Description:
                 kernel_size=kernel,
                 stride=stride,
                 dilation=dilation,
-                output_shape=tuple(output.shape[1:]),
+                output_shape=(channels, height, width),
                 receptive_field=field,
                 parameters=count_parameters(module),
-                macs=module.weight.numel() * output.shape[2] * output.shape[3],
+                macs=module.weight.numel() * height * width,
             )
         )
 
     first = next(iter(convs))
     image = torch.zeros(1, first.in_channels, image_size, image_size).to(first.weight)
     handles = [module.register_forward_hook(record) for module in convs]
+    devices = [image.device] if image.device.type == "cuda" else []
     try:
-        with _evaluating(net), torch.no_grad():
+        # A network may draw random numbers in evaluation mode too.
+        with _evaluating(net), torch.no_grad(), torch.random.fork_rng(devices):
             net(image)
     finally:
         for handle in handles:
