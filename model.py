@@ -376,7 +376,7 @@ class _Files(nn.Module):
         if str(again) != str(self) or count_parameters(again) != count_parameters(self):
             raise ValueError(f"{path} not written, because the network was changed after it was built")
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
             part.write_bytes(content.getvalue())
             os.replace(part, path)

@@ -12,7 +12,18 @@ from typing import NamedTuple
 
 import torch
 
-from lab.data import DATASETS, MEAN, STAND_IN, STD, Dataset, Loader, as_integer, load_dataset, loaders_from
+from lab.data import (
+    DATASETS,
+    MEAN,
+    STAND_IN,
+    STD,
+    Augment,
+    Dataset,
+    Loader,
+    as_integer,
+    load_dataset,
+    loaders_from,
+)
 from lab.loaders import random_states_kept
 from lab.machine import pick_device
 from lab.recipes import RECIPES, Recipe
@@ -212,11 +223,13 @@ def without_teacher(recipe: Recipe, **changes) -> Recipe:
 
 def with_teacher(recipe: Recipe) -> Recipe:
     """The recipe with its teacher, trained for as many epochs as the network itself."""
+    if recipe.teacher is None:
+        raise ValueError("the recipe has no teacher")
     return replace(recipe, teacher=replace(recipe.teacher, epochs=recipe.epochs))
 
 
 def _changed_augment(recipe: Recipe, **changes) -> Recipe:
-    return without_teacher(recipe, augment=replace(recipe.augment, **changes))
+    return without_teacher(recipe, augment=replace(recipe.augment or Augment.none(), **changes))
 
 
 def _first_row_strided(recipe: Recipe) -> Recipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,21 +45,21 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], object] | None = None):
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step. closure: recomputes the loss, which is then returned."""
         loss = _evaluated(closure)
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._update(weight, group["lr"], group["momentum"])
+                    self._update(weight, weight.grad, group["lr"], group["momentum"])
         return loss
 
-    def _update(self, weight: Tensor, lr: float, momentum: float) -> None:
+    def _update(self, weight: Tensor, gradient: Tensor, lr: float, momentum: float) -> None:
         state = self.state[weight]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(weight)
-        state["momentum"].mul_(momentum).add_(weight.grad)
-        update = weight.grad.add(state["momentum"], alpha=momentum)
+        state["momentum"].mul_(momentum).add_(gradient)
+        update = gradient.add(state["momentum"], alpha=momentum)
         weight.mul_(len(weight) ** 0.5 / (weight.norm() + 1e-7))
         weight.add_(orthogonalized(update.flatten(1)).view_as(weight), alpha=-lr)
 
@@ -106,7 +107,7 @@ class Combined(torch.optim.Optimizer):
             part.state = self.state
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], object] | None = None):
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step with each part. closure: recomputes the loss, which is then returned."""
         loss = _evaluated(closure)
         for part in self.parts:
@@ -128,7 +129,7 @@ class Combined(torch.optim.Optimizer):
         return super().__getstate__() | {"parts": self.parts}
 
 
-def _evaluated(closure: Callable[[], object] | None):
+def _evaluated(closure: Callable[[], Any] | None) -> Any:
     if closure is None:
         return None
     with torch.enable_grad():
