@@ -180,7 +180,7 @@ def test_evaluate_of_another_data_set_than_that_of_the_training_warns(capsys):
     status, out, err = run(capsys, "evaluate", "minute", "--dataset", "stand-in")
     assert status == 0
     assert "STAND-IN" in json.loads(out.splitlines()[-1])["dataset"]
-    assert "says nothing" in err
+    assert "the figures say nothing" in err
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_evaluate_compares_the_classes_and_not_the_kind_of_their_sequence(capsys
     net.preprocessing, net.classes = PREPROCESSING, [*STAND_IN_CLASSES]
     status, _, err = run(capsys, "evaluate", net.save(tmp_path / "net.pt"), "--dataset", "stand-in")
     assert status == 0
-    assert "says nothing" not in err
+    assert "say nothing" not in err
 
 
 @pytest.mark.parametrize("content", ["{", '{"a": 1}', "[]"])
@@ -224,22 +224,12 @@ def test_report_prints_the_figures_of_the_benchmark_too(capsys, tmp_path, monkey
     assert run(capsys, "report", tmp_path)[1].endswith("\n\nmeasured on abacus\n")
 
 
-def test_report_ends_quietly_when_its_reader_has_seen_enough():
-    command = f"{sys.executable} -m lab report | head -1"
+@pytest.mark.parametrize(("reader", "lines"), [("head -1", 1), ("true", 0)])
+def test_report_ends_quietly_when_its_reader_has_seen_enough(reader, lines):
+    command = f"{sys.executable} -m lab report | {reader}"
     ended = subprocess.run(command, shell=True, cwd=HERE, capture_output=True, text=True)
-    assert ended.stdout.startswith("| experiment |")
-    assert len(ended.stdout.splitlines()) == 1
+    assert len(ended.stdout.splitlines()) == lines
     assert (ended.returncode, ended.stderr) == (0, "")
-
-
-def test_a_closed_pipe_is_the_reader_s_business_also_while_a_run_is_reported(capsys, monkeypatch):
-    def closed(*_):
-        raise BrokenPipeError
-
-    monkeypatch.setattr("lab.__main__.report_folder", closed)
-    monkeypatch.setattr("os.dup2", lambda *_: None)
-    status, out, err = run(capsys, "report")
-    assert (status, out, err) == (0, "", "")
 
 
 def test_the_benchmark_writes_to_a_folder_that_report_reads_and_nothing_tracked(
