@@ -259,9 +259,9 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
 
 # The trained networks: the SHA-256 of each file weights/NAME.pt.
 PRETRAINED: dict[str, str] = {
-    "batch-norm-muon": "22f826583c67e1e9c30f85541d65c66aadbbd7980ddc8a2c705cb6ad76974c2f",
-    "layer-norm-adamw-l2": "b30803afa6b68bd2fcfadc7ae0fee9f438e21c7ca00d5b1e21c012b3f483a5ba",
-    "group-norm-sgd-l1": "91deb33e764d71c1b99f84da35e57bbf8b6898c484fa05e489f96a692e645488",
+    "batch-norm-muon": "9fe418171c5d91883b127972c20ba1091a965841cd4c9ad510b09393449b50b8",
+    "layer-norm-adamw-l2": "b137e0a64022906889d1fdba3c5b17d78aaefe744ce09a334a80110b268bee48",
+    "group-norm-sgd-l1": "00ee7d0d48b1f332ed9c05038c1c82958333e0df4f0a2b6ab6bb4cea95c27242",
     "minute": "baada075247487e7d180dae29c39b3fef6b46ffa2e179cd799841e55af18c7ab",
     "frontier": "a01e033a5cfbd7429397bf98f544cb4f5d720b20d51d121f6c143a4f1196c400",
     "frontier-small": "cec237b38b29af526fbe6aad8992bea2641f57d83d749c036b3331089b1422b1",

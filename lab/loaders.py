@@ -7,7 +7,7 @@ import random
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import FunctionType, ModuleType
+from types import FunctionType, GeneratorType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -205,20 +205,21 @@ def first_batch(loader, seed: int) -> tuple[Tensor, Tensor]:
 
     A DataLoader's workers are not started: its batch is put together in this process.
     """
+    if isinstance(loader, GeneratorType):
+        raise ValueError("the loader is a generator, which can be read only once: give a list of its batches")
     attributes = dict(getattr(loader, "__dict__", {}))  # a loader may count its passes, say
     with random_states_kept(torch.device("cpu")), loader_kept(loader):
         rewind(loader, seed, 0)
-        images, labels = next(iter(_without_workers(loader)), (None, None))
+        batch = next(iter(_without_workers(loader)), None)
         if attributes:
             loader.__dict__.clear()
             loader.__dict__.update(attributes)
-    if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
-        raise ValueError(
-            f"the loader's first batch has {type(images).__name__} and {type(labels).__name__}: expected "
-            "tensors of images and of labels"
-            if images is not None
-            else "the loader yields no batch"
-        )
+    if batch is None:
+        raise ValueError("the loader yields no batch")
+    if not isinstance(batch, tuple | list) or [isinstance(part, Tensor) for part in batch] != [True, True]:
+        kinds = [type(part).__name__ for part in batch] if isinstance(batch, tuple | list) else [batch]
+        raise ValueError(f"the loader's first batch holds {kinds}: expected two tensors, images and labels")
+    images, labels = batch
     return images, labels
 
 

@@ -232,7 +232,22 @@ def test_a_loader_repeats_itself_unless_it_draws_from_what_cannot_be_seeded(sour
     assert repeats_itself(DataLoader(Noisy(source), 5, shuffle=True), 0) == (source != "system")
 
 
-@pytest.mark.parametrize("batch", [(IMAGES, [0, 1]), ("images", LABELS), (None, None)])
-def test_a_batch_of_something_else_than_tensors_is_refused(batch):
-    with pytest.raises(ValueError, match="loader"):
+def test_a_generator_is_refused_before_its_first_batch_is_lost():
+    batches = (pair for pair in [(IMAGES, LABELS)])
+    with pytest.raises(ValueError, match="read only once"):
+        describe_loader(batches, 0)
+    assert torch.equal(next(batches)[0], IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("batch", "kinds"),
+    [
+        ((IMAGES, [0, 1]), r"\['Tensor', 'list'\]"),
+        (("images", LABELS), r"\['str', 'Tensor'\]"),
+        ((IMAGES, LABELS, LABELS), r"\['Tensor', 'Tensor', 'Tensor'\]"),
+        (3, r"\[3\]"),
+    ],
+)
+def test_a_batch_that_is_not_a_pair_of_tensors_is_refused(batch, kinds):
+    with pytest.raises(ValueError, match=f"holds {kinds}: expected two tensors"):
         first_batch([batch], 0)

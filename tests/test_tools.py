@@ -1,7 +1,6 @@
 """Other people's tools on our networks: each gets a network, and what it makes of it equals the network.
 
-Tools that are not in requirements-dev.txt are skipped if they are not installed:
-pip install thop ptflops fvcore tensorboard safetensors
+A tool that is not installed is skipped.
 """
 
 import copy
