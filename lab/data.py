@@ -51,7 +51,7 @@ def as_integer(name: str, value: Any, least: int | None = None, most: int | None
     if least is not None:
         expected += f" of at least {least}" if most is None else f" from {least} to {most}"
     try:
-        integer = None if isinstance(value, bool) else operator.index(value)
+        integer = None if isinstance(value, bool | np.bool_) else operator.index(value)
     except TypeError:
         integer = None
     if integer is None or (least is not None and integer < least) or (most is not None and integer > most):
@@ -59,12 +59,21 @@ def as_integer(name: str, value: Any, least: int | None = None, most: int | None
     return integer
 
 
-def generator_from(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
-    """A new generator on `device`, seeded with `seed` modulo 2**64, the range that torch accepts.
+def seed_bits(seed: int) -> int:
+    """The seed if it has at most 32 bits, which is all that torch uses on a CPU; else 32 bits of a hash."""
+    if 0 <= seed < 2**32:
+        return seed
+    return int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:4], "little")
 
-    On the CPU, torch itself uses only the lowest 32 bits.
-    """
-    return torch.Generator(device).manual_seed(seed % 2**64)
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """The seed of everything random in an epoch, in [0, 2 ** 64): another for every seed and epoch."""
+    return ((seed_bits(seed) + 1) * 1_000_003 + epoch) % 2**64
+
+
+def generator_from(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
+    """A new generator on `device`, seeded with `seed`, which is in [0, 2 ** 64)."""
+    return torch.Generator(device).manual_seed(seed)
 
 
 # ---- The data set ----------------------------------------------------------------------------------
@@ -178,7 +187,7 @@ def stand_in(train: int = 50_000, test: int = 10_000, seed: SupportsIndex = 0) -
     Pattern, scale, colours, phase and noise are drawn per image. Flips, small rotations and greyscale
     keep the class. A small network learns the classes within a minute.
     """
-    generator = generator_from(as_integer("seed", seed))
+    generator = generator_from(seed_bits(as_integer("seed", seed)))
     images, labels = [], []
     with torch.device("cpu"):
         for count in (train, test):
@@ -219,8 +228,8 @@ def split(labels: Tensor, held_out: SupportsIndex, seed: SupportsIndex) -> tuple
     """
     count = len(labels)
     held_out = as_integer("held_out", held_out, 0, count - 1)
-    seed = as_integer("seed", seed)
-    order = torch.randperm(count, generator=generator_from(seed), device="cpu")
+    generator = generator_from(seed_bits(as_integer("seed", seed)))
+    order = torch.randperm(count, generator=generator, device="cpu")
     by_class = order[labels[order].argsort(stable=True)]
     # Every (N / held_out)-th image of the list sorted by class: as even over classes as can be.
     chosen = torch.zeros(count, dtype=torch.bool, device="cpu")
@@ -403,7 +412,7 @@ class Loader:
         """images: uint8 (N, 3, H, W); labels: int64 (N,), or probabilities (N, classes). Both are on one
         device; the batches come from it.
 
-        seed: any integer; seeds that are equal modulo 2**64 give the same batches.
+        seed: any integer.
         name, part ("train", "validation" or "test"), classes: from the data set, for figures and records.
 
         Raises ValueError for images of another shape or type, for another number of labels than images,
@@ -435,10 +444,10 @@ class Loader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         device, count = self.images.device, len(self.images)
         seed, epoch = as_integer("seed", self.seed), as_integer("epoch", self.epoch)
-        generator = generator_from(seed, device)
+        generator = generator_from(seed_bits(seed), device)
         odd = torch.rand(count, generator=generator, dtype=torch.float32, device=device) < 0.5
         mirrored = odd ^ bool(epoch % 2)
-        generator = generator_from((seed + 1) * 1_000_003 + epoch, device)
+        generator = generator_from(epoch_seed(seed, epoch), device)
         self.epoch = epoch + 1
         if self.shuffle:
             order = torch.randperm(count, generator=generator, device=device)

@@ -86,7 +86,8 @@ class Experiment:
     @property
     def stem(self) -> str:
         """The name of its files, without the ending."""
-        return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', self.name).strip('-')}-seed{self.seed}"
+        words = re.sub(r"[^\w.]+", "-", self.name).strip("-")
+        return f"{words}-seed{self.seed}"
 
     @property
     def teacher(self) -> Experiment | None:
@@ -165,7 +166,10 @@ def run(
         teacher = _teacher(experiment.teacher, out, train_loader, **options).to(device)
         train_loader = distilled(train_loader, teacher, experiment.recipe.temperature, dtype=dtype)
     net = experiment.network()
-    net.preprocessing, net.classes = PREPROCESSING, data.classes
+    height, width = data.train_images.shape[2:]
+    net.preprocessing = PREPROCESSING._replace(size=height) if height == width else None
+    net.classes = data.classes
+    _rehearse(net, out, experiment.stem)
     history = fit(
         net,
         train_loader,
@@ -183,6 +187,14 @@ def run(
     history.save(out / f"{experiment.stem}.json")
     net.save(out / f"{experiment.stem}.pt", history.to_dict())
     return Run(net, history)
+
+
+def _rehearse(net: Net, out: Path, stem: str) -> None:
+    """Find out before the training whether record and network can be saved. Raises ValueError if not."""
+    for ending in (".json", ".pt"):
+        if (out / f"{stem}{ending}").is_dir():
+            raise ValueError(f"{out / stem}{ending} is a folder; give another folder for the results (--out)")
+    net.save(out / f"{stem}.pt.trial.part").unlink()
 
 
 def _teacher(experiment: Experiment, out: Path, loader: Loader, **options) -> Net:
@@ -203,7 +215,11 @@ def _teacher(experiment: Experiment, out: Path, loader: Loader, **options) -> Ne
 
 def _difference(path: Path, experiment: Experiment, loader: Loader) -> str:
     """How the training that the file records differs from the experiment on these data; empty if not."""
-    made = History.from_dict(Net.load(path).metadata or {})
+    net = Net.load(path)
+    made = History.from_dict(net.metadata or {})
+    built = net.config["norm"], net.config["conv"]
+    if built != (experiment.norm, experiment.conv):
+        return f"norm and conv {built}, not {(experiment.norm, experiment.conv)}"
     if made.dataset != loader.name:
         return f"dataset {made.dataset!r}, not {loader.name!r}"
     digest = made.data.get("train", {}).get("digest")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FunctionType, GeneratorType, ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lab.data import Loader, as_integer
+from lab.data import Loader, as_integer, epoch_seed
 
 # ---- Random states ---------------------------------------------------------------------------------
 
@@ -37,84 +38,88 @@ def random_states_kept(device: torch.device) -> Iterator[None]:
             torch.mps.set_rng_state(mps)
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """The seed of everything random in an epoch, in [0, 2 ** 64)."""
-    return ((seed + 1) * 1_000_003 + epoch) % 2**64
-
-
-def rewind(loader, seed: int, epoch: int) -> None:
+def rewind(loader, seed: int, epoch: int, net: nn.Module | None = None) -> None:
     """Make what follows a function of `seed` and `epoch` only, whatever ran before.
 
-    Seeds torch, NumPy and Python, and every generator found in the loader, its samplers and its data set;
-    tells each of these the epoch if it has `set_epoch`; and ends persistent workers, whose random states
-    cannot be set, so that new ones start. This is what makes a resumed run equal to an unbroken one.
+    Seeds torch, NumPy and Python, and every generator that can be found in the loader, its samplers and
+    data sets, and the network; tells each part of the loader that has `set_epoch` the epoch; and ends
+    persistent workers, whose random states cannot be set, so that new ones start. This is what makes a
+    resumed run equal to an unbroken one.
     """
     value = epoch_seed(seed, epoch)
     torch.manual_seed(value)
     np.random.seed(value % 2**32)
     random.seed(value)
-    if isinstance(loader, Loader):
-        loader.seed, loader.epoch = seed, epoch
-        return
-    for number, generator in enumerate(_generators(loader)):
+    for number, generator in enumerate([*_generators(loader), *_generators(net)]):
         _reseed(generator, (value + number) % 2**64)
     for part in _parts(loader):
-        if callable(getattr(part, "set_epoch", None)):
+        if isinstance(part, Loader):
+            part.seed, part.epoch = seed, epoch
+        elif callable(getattr(part, "set_epoch", None)):
             part.set_epoch(epoch)
-    if getattr(loader, "persistent_workers", False):
-        loader._iterator = None
+        if isinstance(part, DataLoader) and part.persistent_workers:
+            part._iterator = None
 
 
 @contextmanager
 def loader_kept(loader) -> Iterator[None]:
-    """Put back a loader's seed and epoch, those of its samplers, and its generators' states at the end."""
-    numbers = [
-        (part, name, vars(part)[name])
-        for part in _parts(loader)
-        for name in ("seed", "epoch")
-        if name in getattr(part, "__dict__", {})
-    ]
+    """Put back the seeds and epochs of a loader and its parts, and its generators' states, at the end."""
+    numbers = [(part, name, value) for part in _parts(loader) for name, value in _counters(part).items()]
     states = [(generator, _state(generator)) for generator in _generators(loader)]
     try:
         yield
     finally:
-        for part, name, number in numbers:
-            setattr(part, name, number)
+        for part, name, value in numbers:
+            setattr(part, name, value)
         for generator, state in states:
             _set_state(generator, state)
+
+
+def _counters(part) -> dict[str, Any]:
+    """A part's seed and epoch; if it is told the epoch, all its plain attributes, since any may hold it."""
+    attributes = getattr(part, "__dict__", {})
+    if hasattr(part, "set_epoch"):
+        return {name: value for name, value in attributes.items() if isinstance(value, int | float | None)}
+    return {name: attributes[name] for name in ("seed", "epoch") if name in attributes}
 
 
 Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 MOST = 64  # elements of a container that is searched; a longer one holds data
 
 
-def _parts(loader) -> list:
-    """The loader, its samplers and its data set, each once."""
-    batches = getattr(loader, "batch_sampler", None)
-    parts = [loader, getattr(loader, "sampler", None), batches]
-    parts += [getattr(batches, "sampler", None), getattr(loader, "dataset", None)]
-    return list({id(part): part for part in parts if part is not None}.values())
-
-
-def _generators(loader) -> list[Generator]:
-    """Every random generator that can be reached from the loader's attributes, in a fixed order."""
-    found: list[Generator] = []
+def _reachable(thing) -> Iterator[Any]:
+    """The object and all objects that can be reached from its attributes, each once, in a fixed order."""
     seen: set[int] = set()
-    waiting: deque[tuple[Any, int]] = deque([(loader, 0)])
+    waiting: deque[tuple[Any, int]] = deque([(thing, 0)])
     while waiting:
         thing, depth = waiting.popleft()
         if id(thing) in seen or depth > 6:
             continue
         seen.add(id(thing))
-        if isinstance(thing, Generator):
-            found.append(thing)
-        elif isinstance(thing, dict):
-            waiting.extend((part, depth + 1) for part in thing.values() if len(thing) <= MOST)
+        yield thing
+        if isinstance(thing, dict):
+            parts = list(thing.values())
         elif isinstance(thing, list | tuple | set):
-            waiting.extend((part, depth + 1) for part in thing if len(thing) <= MOST)
-        elif not isinstance(thing, Tensor | np.ndarray | type | ModuleType | FunctionType):
-            waiting.extend((part, depth + 1) for part in getattr(thing, "__dict__", {}).values())
-    return found
+            parts = list(thing) if len(thing) <= MOST else []
+        elif isinstance(thing, Tensor | np.ndarray | Generator | type | ModuleType | FunctionType):
+            parts = []
+        else:
+            parts = list(getattr(thing, "__dict__", {}).values())
+        if not isinstance(thing, dict) or len(parts) <= MOST:
+            waiting.extend((part, depth + 1) for part in parts)
+
+
+def _parts(loader) -> list:
+    """The loader, and the loaders, samplers and data sets in it."""
+    kinds = (Loader, DataLoader, Sampler, Dataset)
+    parts = [part for part in _reachable(loader) if isinstance(part, kinds) or hasattr(part, "set_epoch")]
+    return parts if parts and parts[0] is loader else [loader, *parts]
+
+
+def _generators(thing) -> list[Generator]:
+    """Every random generator that can be reached, apart from the system's, which has no state."""
+    found = [part for part in _reachable(thing) if isinstance(part, Generator)]
+    return [generator for generator in found if not isinstance(generator, random.SystemRandom)]
 
 
 def _reseed(generator: Generator, seed: int) -> None:
@@ -163,8 +168,8 @@ def batches_of(loader) -> int:
         batches = len(loader)
     except TypeError as error:
         raise ValueError(
-            f"{type(loader).__name__} has no len(), and the schedule needs the number of batches in "
-            "an epoch: wrap the loader in a class with __len__, or give a list of batches"
+            f"{type(loader).__name__} has no len(), but the schedule needs the batches in an epoch; "
+            "wrap the loader in a class with __len__, or give a list of batches"
         ) from error
     if batches < 1:
         raise ValueError("the loader yields no batch")
@@ -174,46 +179,49 @@ def batches_of(loader) -> int:
 def describe_loader(loader, seed: int) -> dict[str, Any]:
     """What a loader yields, as plain data that identifies it.
 
-    Ours is described in full. For anybody's: its type, length, batch size, sampler and data set, and a
-    digest of its first batch at `seed`, which is drawn so that the loader and the random states stay as
-    they were.
+    Ours is described in full. For anybody's: type, length, batch size, workers; type and length of the data
+    set, and a digest of what it holds in memory; the sampler, and a digest of the first epoch's order; and
+    a digest of the first batch. These are drawn at `seed` so that the loader and the random states stay as
+    they were. What is described so cannot show a later batch that comes from elsewhere, from files say.
     """
-    if isinstance(loader, Loader):
+    if type(loader) is Loader:
         return loader.describe()
-    sized = hasattr(loader, "__len__")
-    sampler, dataset = getattr(loader, "sampler", None), getattr(loader, "dataset", None)
+    described = loader.describe() if isinstance(loader, Loader) else {}
     batch = first_batch(loader, seed)
+    sampler, dataset = getattr(loader, "sampler", None), getattr(loader, "dataset", None)
+    if isinstance(loader, list | tuple):
+        content = [part for each in loader for part in each if isinstance(part, Tensor)]
+    else:
+        content = [] if isinstance(loader, Loader) else _held(loader if dataset is None else dataset)
     return {
+        **described,
         "loader": type(loader).__name__,
-        "batches": batches_of(loader) if sized else None,
+        "batches": len(loader) if hasattr(loader, "__len__") and not _is_stream(loader) else None,
         "batch_size": len(batch[1]),
+        "workers": getattr(loader, "num_workers", 0),
         "sampler": None if sampler is None else type(sampler).__name__,
+        "order": _order_digest(loader, seed),
         "dataset": None if dataset is None else type(dataset).__name__,
+        "images": len(dataset) if hasattr(dataset, "__len__") else None,  # pyright: ignore[reportArgumentType]
+        "content": _digest(content),
         "first_batch": _digest(batch),
     }
 
 
-def repeats_itself(loader, seed: int) -> bool:
-    """Whether two draws of the first batch from the same seed are equal."""
-    if isinstance(loader, Loader):
-        return True
-    return _digest(first_batch(loader, seed)) == _digest(first_batch(loader, seed))
+def repeats_itself(loader, seed: int, described: dict[str, Any]) -> bool:
+    """Whether another draw of the first batch from the same seed equals the one in the description."""
+    return type(loader) is Loader or _digest(first_batch(loader, seed)) == described["first_batch"]
 
 
 def first_batch(loader, seed: int) -> tuple[Tensor, Tensor]:
-    """The first batch of epoch 0 at `seed`; the loader and the random states stay as they were.
-
-    A DataLoader's workers are not started: its batch is put together in this process.
-    """
-    if isinstance(loader, GeneratorType):
-        raise ValueError("the loader is a generator, which can be read only once: give a list of its batches")
-    attributes = dict(getattr(loader, "__dict__", {}))  # a loader may count its passes, say
-    with random_states_kept(torch.device("cpu")), loader_kept(loader):
+    """The first batch of epoch 0 at `seed`; the loader and the random states stay as they were."""
+    if hasattr(loader, "__next__") and type(loader).__module__ in ("builtins", "itertools"):
+        raise ValueError(
+            f"the loader is a {type(loader).__name__}, which can be read only once; give a list of batches"
+        )
+    with _undisturbed(loader):
         rewind(loader, seed, 0)
-        batch = next(iter(_without_workers(loader)), None)
-        if attributes:
-            loader.__dict__.clear()
-            loader.__dict__.update(attributes)
+        batch = next(iter(loader), None)
     if batch is None:
         raise ValueError("the loader yields no batch")
     if not isinstance(batch, tuple | list) or [isinstance(part, Tensor) for part in batch] != [True, True]:
@@ -223,19 +231,50 @@ def first_batch(loader, seed: int) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def _without_workers(loader) -> Iterable:
-    if not isinstance(loader, torch.utils.data.DataLoader) or loader.num_workers == 0:
-        return loader
-    if loader.batch_sampler is None or isinstance(loader.dataset, torch.utils.data.IterableDataset):
-        return loader
-    torch.empty((), dtype=torch.int64).random_(generator=loader.generator)  # the workers' seed
-    collate = loader.collate_fn
-    return (collate([loader.dataset[index] for index in indices]) for indices in loader.batch_sampler)
+@contextmanager
+def _undisturbed(loader) -> Iterator[None]:
+    """Put back random states, generators, and all attributes of the loader and its parts at the end."""
+    attributes = [
+        (part.__dict__, dict(part.__dict__)) for part in _parts(loader) if hasattr(part, "__dict__")
+    ]
+    with random_states_kept(torch.device("cpu")), loader_kept(loader):
+        try:
+            yield
+        finally:
+            for own, before in attributes:
+                own.clear()
+                own.update(before)
 
 
-def _digest(batch: tuple[Tensor, Tensor]) -> str:
+def _is_stream(loader) -> bool:
+    return isinstance(getattr(loader, "dataset", None), torch.utils.data.IterableDataset)
+
+
+def _order_digest(loader, seed: int) -> str | None:
+    """A digest of the indices in the first epoch's batches; None if the loader does not go by indices."""
+    if not isinstance(loader, DataLoader) or _is_stream(loader):
+        return None
+    with _undisturbed(loader):
+        rewind(loader, seed, 0)
+        torch.empty((), dtype=torch.int64).random_(generator=loader.generator)  # a pass draws this first
+        order = list(loader.sampler if loader.batch_sampler is None else loader.batch_sampler)
+    return hashlib.sha256(repr(order).encode()).hexdigest()[:16]
+
+
+def _held(thing) -> Iterator[Tensor]:
+    """The tensors, arrays and lists of numbers that a data set holds in memory, those inside it included."""
+    for part in _reachable(thing):
+        if isinstance(part, Tensor):
+            yield part
+        elif isinstance(part, np.ndarray) and part.dtype.kind in "biuf":
+            yield torch.from_numpy(np.ascontiguousarray(part))
+        elif isinstance(part, list | tuple) and part and all(isinstance(each, int | float) for each in part):
+            yield torch.tensor(part, dtype=torch.float64)
+
+
+def _digest(tensors) -> str:
     found = hashlib.sha256()
-    for tensor in batch:
+    for tensor in tensors:
         found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]

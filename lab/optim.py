@@ -42,7 +42,11 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, params, lr: float = 0.15, momentum: float = 0.6):
+        if not (lr >= 0 and 0 <= momentum < 1):
+            raise ValueError(f"lr={lr} must be at least 0, and momentum={momentum} from 0 to 1, below 1")
         super().__init__(params, {"lr": lr, "momentum": momentum})
+        if any(weight.ndim < 2 for group in self.param_groups for weight in group["params"]):
+            raise ValueError("Muon is for weights with at least two dimensions, not for biases or norms")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -92,9 +96,10 @@ class Combined(torch.optim.Optimizer):
         groups = [group for part in parts for group in part.param_groups]
         # Schedulers that cycle the momentum (OneCycleLR) look for it among the defaults.
         defaults = {"lr": parts[-1].defaults["lr"]}
-        for part in parts:
-            if "momentum" in part.defaults:
-                defaults["momentum"] = part.defaults["momentum"]
+        for name in ("momentum", "betas"):  # at most one of them: schedulers would cycle only the betas
+            having = [part.defaults[name] for part in parts if name in part.defaults]
+            if having and len(defaults) == 1:
+                defaults[name] = having[0]
         super().__init__(groups, defaults)
         self.parts = parts
         self._share()

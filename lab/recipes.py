@@ -94,7 +94,12 @@ class Recipe:
         return next((scale for share, scale in reversed(self.image_sizes) if progress >= share), None)
 
     def make_optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer for the parameters of `net`, at the peak of its learning rates."""
+        """The optimizer for the parameters of `net`, at the peak of its learning rates.
+
+        Raises ValueError if no parameter can be trained.
+        """
+        if not any(parameter.requires_grad for parameter in net.parameters()):
+            raise ValueError(f"{type(net).__name__} has no parameter to train: none requires a gradient")
         return OPTIMIZERS[self.optimizer](
             net,
             lr=self.lr,
@@ -134,6 +139,9 @@ class Recipe:
         except TypeError as error:
             raise ValueError(f"not the record of a recipe: {error}") from error
         return cls(**values)
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.to_dict(), sort_keys=True))
 
     def difference(self, other: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
         """The fields that differ: their values here, and in `other`."""

@@ -5,12 +5,16 @@ A file is written whole or not at all, and read with checks.
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import inspect
 import io
 import json
 import math
 import operator
 import os
+import re
+import textwrap
 import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -177,13 +181,52 @@ def _changed(here, there):
 
 
 def describe_network(net: nn.Module) -> dict[str, Any]:
-    """What identifies a network's structure: its class and a digest of modules, shapes and frozen parts."""
+    """What identifies a network apart from its weights, as plain data.
+
+    Its class; its `config`, if it has one of plain data; and digests of its structure (modules, shapes,
+    frozen parts), of the code of its own classes (if Python finds the source), and of its plain attributes.
+    Hooks and the values of closures are not seen.
+    """
     tensors = [*net.named_parameters(), *net.named_buffers()]
     shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors]
     frozen = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
     # The text tells layer, group and instance norm apart, whose tensors are alike.
-    structure = hashlib.sha256(repr((str(net), shapes, frozen)).encode()).hexdigest()[:16]
-    return {"class": type(net).__name__, "structure": structure}
+    structure = (re.sub(r" at 0x[0-9a-f]+", "", str(net)), shapes, frozen)
+    own = [(name, module) for name, module in net.named_modules() if not _is_torchs(type(module))]
+    plain = (int, float, str, bool, tuple)
+    attributes = [
+        (name, key, value)
+        for name, module in own
+        for key, value in vars(module).items()
+        if isinstance(value, plain) and key != "training"
+    ]
+    try:
+        config = _plain(getattr(net, "config", None))
+    except (TypeError, ValueError):
+        config = None
+    return {
+        "class": type(net).__name__,
+        "config": config,
+        "structure": _short_hash(structure),
+        "code": _short_hash(sorted({_source(type(module)) for _, module in own})),
+        "attributes": _short_hash(attributes),
+    }
+
+
+def _is_torchs(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in ("torch", "torchvision")
+
+
+def _source(kind: type) -> str:
+    """The code of a class without comments and layout; empty if Python does not find it."""
+    try:
+        return ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(kind))))
+    except (OSError, TypeError, SyntaxError):
+        return ""
+
+
+def _short_hash(value) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
 def weights_digest(net: nn.Module) -> str:

@@ -48,7 +48,7 @@ def by_experiment(histories: Iterable[History]) -> dict[tuple[str, str], list[Hi
     return groups
 
 
-SEEDED = ("first_batch",)  # what follows from the seed in the description of a loader
+SEEDED = ("first_batch", "order")  # what follows from the seed in the description of a loader
 SEEDED_HELD_OUT = (*SEEDED, "digest", "teacher")  # the same if images are held out: the seed chooses them
 
 
@@ -80,7 +80,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     The interval is Student's t for independent, normally distributed values. The half-width is nan for a
     single value, which says nothing about the spread. Raises ValueError if there is no value.
     """
-    if not values:
+    if len(values) == 0:
         raise ValueError("no values: expected at least one")
     freedom = len(values) - 1
     if freedom == 0:

@@ -35,10 +35,12 @@ from lab.data import (
     augmented,
     cifar10_loaders,
     denormalize,
+    epoch_seed,
     generator_from,
     load_dataset,
     loaders_from,
     normalize,
+    seed_bits,
     split,
     stand_in,
     tensor_digest,
@@ -115,16 +117,22 @@ def test_an_integer_out_of_range_is_refused_with_the_range():
             as_integer("n", value, 1, 3)
 
 
-@pytest.mark.parametrize(
-    ("seed", "expected"), [(0, 0), (5, 5), (-1, 2**64 - 1), (2**64 + 5, 5), (BIG, 7), (-BIG, 2**64 - 7)]
-)
-def test_a_generator_is_seeded_modulo_two_to_the_64(seed, expected):
-    assert generator_from(seed).initial_seed() == expected
-    drawn = torch.rand(5, generator=generator_from(seed))
-    assert torch.equal(drawn, torch.rand(5, generator=torch.Generator().manual_seed(expected)))
+def test_small_seeds_are_kept_and_others_become_other_32_bits():
+    assert [seed_bits(seed) for seed in (0, 5, 2**32 - 1)] == [0, 5, 2**32 - 1]
+    others = [-1, -2, 2**32, 2**32 + 5, 2**64, BIG, -BIG]
+    assert len({seed_bits(seed) for seed in (0, 5, *others)}) == 9
+    assert all(0 <= seed_bits(seed) < 2**32 for seed in others)
+    drawn = {torch.rand((), generator=generator_from(seed_bits(seed))).item() for seed in (0, *others)}
+    assert len(drawn) == 8
 
 
-SEEDS = [np.int64(7), np.uint8(7), torch.tensor(7), 7 + 2**64, 7 - 2**64, 7 + 2**300]
+def test_an_epoch_has_its_own_seed():
+    assert epoch_seed(0, 0) == 1_000_003
+    assert epoch_seed(2, 5) == 3_000_014
+    assert epoch_seed(2**64, 0) == (seed_bits(2**64) + 1) * 1_000_003
+
+
+SEEDS = [np.int64(7), np.uint8(7), torch.tensor(7)]
 
 
 @pytest.mark.parametrize("seed", SEEDS, ids=repr)

@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
-from lab.data import Augment, Loader
+from lab.data import Augment, Loader, epoch_seed
 from lab.loaders import (
     batches_of,
     describe_loader,
-    epoch_seed,
     first_batch,
     loader_kept,
     random_states_kept,
@@ -229,7 +228,8 @@ def test_our_loader_is_described_by_what_it_holds_and_does():
 
 @pytest.mark.parametrize("source", [*SEEDED, "system"])
 def test_a_loader_repeats_itself_unless_it_draws_from_what_cannot_be_seeded(source):
-    assert repeats_itself(DataLoader(Noisy(source), 5, shuffle=True), 0) == (source != "system")
+    loader = DataLoader(Noisy(source), 5, shuffle=True)
+    assert repeats_itself(loader, 0, describe_loader(loader, 0)) == (source != "system")
 
 
 def test_a_generator_is_refused_before_its_first_batch_is_lost():

@@ -866,7 +866,10 @@ def test_a_teacher_s_labels_identify_the_teacher_and_its_temperature(small, tmp_
     _, history = run(small, taught(teachers[0]), recipe, checkpoint=path)
     assert history.data["train"]["temperature"] == 2.0
     refused(small, path, "'teacher'", loaders=taught(teachers[1]), recipe=recipe)
-    refused(small, path, "'temperature': 2.0", loaders=taught(teachers[0], 3.0), recipe=recipe)
+    hotter = replace(recipe, temperature=3.0)
+    refused(small, path, "'temperature': 2.0", loaders=taught(teachers[0], 3.0), recipe=hotter)
+    with pytest.raises(ValueError, match=r"temperature=2\.0, the loader temperature=3\.0"):
+        run(small, taught(teachers[0], 3.0), recipe)
 
 
 def test_going_on_from_a_run_that_began_from_other_weights_is_said(small, tmp_path):
