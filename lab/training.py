@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def train(
     loss_sum = torch.zeros((), device=device)
     correct = torch.zeros((), device=device, dtype=torch.long)
     seen = 0
-    with _modes_kept(net), fast_layers(net, device):
+    with _modes_kept(net), fast_layers(net, device), _no_autocast(device):
         net.train()
         for index, (images, labels) in enumerate(loader):
             factor = before_step(index) if before_step else None
@@ -139,8 +139,8 @@ def evaluate(
     logits, labels = [], []
     with random_states_kept(device), loader_kept(loader), _modes_kept(net), fast_layers(net, device):
         net.eval()
-        # no_grad, not inference_mode: tensors that a loader makes and keeps meanwhile must serve training.
-        with torch.no_grad(), _autocast(device, dtype):
+        # no_grad, not inference_mode: tensors that a loader caches here must remain usable for training.
+        with torch.no_grad(), _no_autocast(device), _autocast(device, dtype):
             for batch, batch_labels in loader:
                 images = _moved(batch, device)
                 batch_logits = net(images).float()
@@ -227,8 +227,12 @@ def _resized(images: Tensor, factor: float | None) -> Tensor:
 
 
 def _autocast(device: torch.device, dtype: torch.dtype):
-    """Convolutions in `dtype`; in float32 also if the caller has turned another format on."""
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def _no_autocast(device: torch.device):
+    """Leaves the number format to us, also if the caller has turned another one on."""
+    return torch.autocast(device.type, enabled=False)
 
 
 @contextmanager

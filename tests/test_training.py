@@ -2,8 +2,11 @@
 
 import gc
 import json
+import linecache
 import random
+import re
 import sys
+import types
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -23,7 +26,7 @@ from lab.machine import number_format
 from lab.metrics import accuracy_of
 from lab.optim import OPTIMIZERS, Muon
 from lab.recipes import RECIPES, Recipe
-from lab.records import History
+from lab.records import History, describe_network
 from lab.training import distilled, evaluate, fit, train
 from model import CONVS, NORMS, Net
 
@@ -933,6 +936,291 @@ def test_float16_resumes_with_its_loss_scale(small, tmp_path):
         run(small, net=net, checkpoint=tmp_path / "run.pt", **options)
     resumed, _ = run(small, checkpoint=tmp_path / "run.pt", **options)
     assert same_weights(resumed, straight)
+
+
+# ---- A run is not handed back for another ----------------------------------------------------------
+
+PIXELS, CLASSES = (
+    torch.randn(160, 3, 16, 16, generator=torch.Generator().manual_seed(3)),
+    torch.arange(160) % 3,
+)
+LATER = CLASSES.clone()
+LATER[100:] = 0
+
+
+def loaders_of(images=PIXELS, labels=CLASSES, test_labels=CLASSES, **options):
+    test_loader = DataLoader(TensorDataset(PIXELS, test_labels), 32)
+    return DataLoader(TensorDataset(images, labels), 32, **options), test_loader
+
+
+class Halved(torch.utils.data.Dataset):
+    """Images that are halved one by one; it holds arrays and lists, as torchvision's data sets do."""
+
+    def __init__(self, targets):
+        self.data, self.targets = PIXELS.numpy(), targets.tolist()
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, index):
+        return torch.from_numpy(self.data[index]) / 2, self.targets[index]
+
+
+BATCHES = [(PIXELS[start : start + 2], CLASSES[start : start + 2]) for start in range(0, 160, 2)]
+
+OTHERS = {
+    "later labels": (loaders_of(), loaders_of(labels=LATER), "content"),
+    "later test labels": (loaders_of(), loaders_of(test_labels=LATER), "'test': {'content'"),
+    "fewer images, as many batches": (loaders_of(), loaders_of(PIXELS[:150], CLASSES[:150]), "'images': 160"),
+    "later order": (
+        loaders_of(sampler=[*range(160)]),
+        loaders_of(sampler=[*range(32), *range(159, 31, -1)]),
+        "order",
+    ),
+    "later targets of a data set of its own": (
+        (DataLoader(Halved(CLASSES), 32), None),
+        (DataLoader(Halved(LATER), 32), None),
+        "content",
+    ),
+    "a later batch of a list": ((BATCHES, None), ([*BATCHES[:-1], BATCHES[0]], None), "content"),
+    "workers": (loaders_of(), loaders_of(num_workers=1), "'workers': 0"),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_foreign_loader_that_differs_anywhere_is_another_run(tmp_path, what):
+    one, other, said = OTHERS[what]
+    recipe, options = Recipe(epochs=1, optimizer="sgd", lr=0.01), {"checkpoint": tmp_path / "a.pt"} | QUIET
+    first = fit(small_net(), *one, recipe, **options)
+    assert fit(small_net(), *one, recipe, **options) == first
+    with pytest.raises(ValueError, match=re.escape(said)):
+        fit(small_net(), *other, recipe, **options)
+
+
+def own_class(factor, activation="relu"):
+    namespace = {"nn": nn, "F": F, "factor": factor}
+    source = f"""
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3 * 16 * 16, 3)
+        self.factor = factor
+
+    def forward(self, images):
+        return self.factor * F.{activation}(self.linear(images.flatten(1)))
+"""
+    file = f"<{activation}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    exec(compile(source, file, "exec"), namespace)
+    torch.manual_seed(0)
+    kind = namespace["Own"]
+    kind.__module__ = f"own_{activation}"
+    sys.modules[kind.__module__] = types.ModuleType(kind.__module__)
+    sys.modules[kind.__module__].__file__ = file
+    return kind()
+
+
+@pytest.mark.parametrize(
+    ("other", "said"), [((1.0, "gelu"), "'code'"), ((2.0, "relu"), "'attributes'")], ids=["code", "attribute"]
+)
+def test_a_network_with_other_code_or_attributes_is_another_run(tmp_path, other, said):
+    recipe, options = Recipe(epochs=1, optimizer="sgd", lr=0.01), {"checkpoint": tmp_path / "a.pt"} | QUIET
+    fit(own_class(1.0), *loaders_of(), recipe, **options)
+    fit(own_class(1.0), *loaders_of(), recipe, **options)
+    with pytest.raises(ValueError, match=said):
+        fit(own_class(*other), *loaders_of(), recipe, **options)
+
+
+def test_an_address_in_a_module_s_text_does_not_make_it_another():
+    class Shown(nn.Linear):
+        def extra_repr(self):
+            return f"{object()}"
+
+    assert describe_network(Shown(2, 3)) == describe_network(Shown(2, 3))
+
+
+def test_a_loader_of_a_subclass_is_known_by_what_it_yields(small, tmp_path):
+    class Mixed(Loader):
+        share = 0.2
+
+        def __iter__(self):
+            for images, labels in super().__iter__():
+                yield images + self.share * images.flip(0), labels
+
+    def loaders(share):
+        loader = Mixed(small.train_images[:80], small.train_labels[:80], batch_size=32, shuffle=True)
+        loader.share = share
+        return lambda _: (loader, None)
+
+    run(small, loaders(0.2), recipe=replace(SHORT, epochs=1), checkpoint=tmp_path / "a.pt")
+    run(small, loaders(0.2), recipe=replace(SHORT, epochs=1), checkpoint=tmp_path / "a.pt")
+    other = {"loaders": loaders(0.3), "recipe": replace(SHORT, epochs=1)}
+    refused(small, tmp_path / "a.pt", "first_batch", **other)
+
+
+class Around:
+    """Anybody's wrapper around one of our loaders."""
+
+    def __init__(self, loader):
+        self.inner = loader
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __iter__(self):
+        return ((images * 0.5, labels) for images, labels in self.inner)
+
+
+def test_a_wrapped_loader_follows_the_seed_and_is_left_as_it_was(small):
+    inner = ours(small)[0]
+    inner.epoch = 7
+    (net, _), (same, _), (other, _) = (run(small, lambda _: (Around(inner), None), seed=s) for s in (1, 1, 2))
+    assert same_weights(net, same)
+    assert not same_weights(net, other)
+    assert (inner.seed, inner.epoch) == (0, 7)
+
+
+def test_set_epoch_is_called_in_samplers_and_data_sets_inside_others(small):
+    class Curriculum(TensorDataset):
+        def __init__(self, *tensors):
+            super().__init__(*tensors)
+            self.told, self.stage = (), None
+
+        def set_epoch(self, epoch):
+            self.told, self.stage = (*self.told, epoch), epoch
+
+    inner = Curriculum(IMAGES, LABELS)
+    nested = torch.utils.data.ConcatDataset([torch.utils.data.Subset(inner, range(10))])
+    fit(small_net(), DataLoader(nested, 5), None, Recipe(epochs=2), **QUIET)
+    assert inner.told[-2:] == (0, 1)
+    assert inner.stage is None  # as before the run
+
+
+# ---- What is recorded, and what is refused ---------------------------------------------------------
+
+
+def test_the_network_in_the_record_is_the_one_that_was_trained(small):
+    recipe = replace(RECIPES["minute"], epochs=1)
+    torch.manual_seed(0)
+    history = fit(Net(width=0.25), *ours(small), recipe, **QUIET)
+    assert history.network["config"]["width"] == 0.25
+    assert history.recipe["net"] == {"stages": history.network["config"]["stages"]}
+    assert history.recipe["net"] != recipe.to_dict()["net"]
+    foreign = fit(small_net_of(10), *ours(small), recipe, **QUIET)
+    assert foreign.recipe["net"] == {}
+
+
+def small_net_of(classes) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(Net(width=0.25, num_classes=classes))
+
+
+def test_float32_is_float32_also_inside_the_caller_s_autocast(small):
+    net, _ = run(small, recipe=replace(SHORT, epochs=1))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside, _ = run(small, recipe=replace(SHORT, epochs=1))
+        logits, _ = evaluate(inside, ours(small)[1], **EXACT)
+    assert same_weights(net, inside)
+    assert torch.equal(logits, evaluate(net, ours(small)[1], **EXACT)[0])
+
+
+@pytest.mark.parametrize("labels", [F.one_hot(LABELS, 3), LABELS.int()], ids=["one-hot integers", "int32"])
+def test_labels_may_be_integers_of_any_kind(labels):
+    loader = DataLoader(TensorDataset(IMAGES, labels), 4)
+    recipe = Recipe(epochs=1, optimizer="sgd", lr=0.0)
+    history = fit(linear(), loader, loader, recipe, **QUIET)
+    expected = fit(linear(), ten(), ten(), recipe, **QUIET)
+    assert history.train_loss == pytest.approx(expected.train_loss, rel=1e-6)
+    assert history.test_loss == pytest.approx(expected.test_loss, rel=1e-6)
+    assert history.test_accuracy == expected.test_accuracy
+
+
+def test_training_images_are_not_recorded_as_test_images(small):
+    loader, _ = ours(small)
+    with pytest.raises(ValueError, match="test_loader yields training images"):
+        fit(ten_classes(), loader, loader, SHORT, **QUIET)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_training_without_gradients_is_refused_and_leaves_the_network_as_it_was(mode):
+    net = small_net()
+    with mode(), pytest.raises(ValueError, match="needs gradients"):
+        fit(net, ten(), None, Recipe(epochs=1), **QUIET)
+    assert not any(parameter.is_inference() for parameter in net.parameters())
+
+
+def test_a_network_with_nothing_to_train_is_refused():
+    refused_at_once("Net has no parameter to train", net=small_net().requires_grad_(False))
+
+
+def test_test_batches_that_can_be_read_only_once_are_refused():
+    batches = iter([(IMAGES, LABELS)])
+    with pytest.raises(ValueError, match="list_iterator, which can be read only once"):
+        fit(small_net(), ten(), batches, Recipe(epochs=1), **QUIET)
+    assert torch.equal(next(batches)[0], IMAGES)
+
+
+def test_a_distilled_loader_is_one_of_ours():
+    with pytest.raises(ValueError, match="expected a Loader of this project, not DataLoader"):
+        distilled(ten(), small_net(), **EXACT)
+
+
+def test_a_run_that_goes_on_elsewhere_says_so(small, tmp_path, monkeypatch):
+    killed(small, ours, tmp_path / "run.pt", 7)
+    here = lab.training.machine(torch.device("cpu"))
+    monkeypatch.setattr(lab.training, "machine", lambda _: here | {"threads": 99})
+    _, history = run(small, checkpoint=tmp_path / "run.pt")
+    assert history.machine["threads"] == here["threads"]
+    assert history.machine["continued_on"] == [{"threads": 99}]
+
+
+def test_what_is_not_saved_is_said_before_training(tmp_path):
+    net = small_net()
+    net.register_buffer("mood", torch.zeros(1), persistent=False)
+    with pytest.warns(UserWarning, match=r"buffers \['mood'\] are not in its state_dict"):
+        fit(net, ten(), None, Recipe(epochs=1), checkpoint=tmp_path / "run.pt", **QUIET)
+
+
+def test_a_generator_in_the_network_follows_the_seed(small, tmp_path):
+    class Shaken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.generator = ten_classes(), torch.Generator().manual_seed(1)
+
+        def forward(self, images):
+            return self.net(images) + 0.1 * torch.randn(1, generator=self.generator)
+
+    straight, history = run(small, net=Shaken())
+    killed(small, ours, tmp_path / "run.pt", 7, net=Shaken())
+    resumed, again = run(small, net=Shaken(), checkpoint=tmp_path / "run.pt")
+    assert again.train_loss == history.train_loss
+    assert same_weights(resumed, straight)
+
+
+def test_workers_that_make_their_own_generators_serve_a_run(small):
+    class Own(TensorDataset):
+        generator = None
+
+        def __getitem__(self, index):
+            images, labels = super().__getitem__(index)
+            return images + self.generator.random(), labels
+
+    loader = DataLoader(Own(IMAGES.double(), LABELS), 5, num_workers=1, worker_init_fn=own_generator)
+    histories = [fit(linear().double(), loader, None, Recipe(epochs=2), **QUIET) for _ in range(2)]
+    assert histories[0].train_loss == histories[1].train_loss
+
+
+def own_generator(_):
+    info = torch.utils.data.get_worker_info()
+    info.dataset.generator = np.random.default_rng(info.seed)
+
+
+def test_weights_come_back_to_the_memory_they_share_and_gradients_are_cleared(small):
+    net = small_net(num_classes=10)
+    addresses = [parameter.data_ptr() for parameter in net.parameters()]
+    fit(net, *ours(small), replace(SHORT, epochs=1), **QUIET)
+    assert [parameter.data_ptr() for parameter in net.parameters()] == addresses
+    assert all(parameter.grad is None for parameter in net.parameters())
 
 
 # ---- What cannot work is refused before the first step ---------------------------------------------
