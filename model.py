@@ -16,7 +16,7 @@ The sections, from top to bottom:
     The block               conv_block: a convolution, its normalization, its activation; Residual
     Helpers                 what several sections use: names, integers, evaluation mode
     Files                   PRETRAINED, and the part of Net that saves and loads
-    Images                  Preprocessing, Prediction, and the part of Net that takes pictures
+    Images                  Preprocessing, Prediction, and the part of Net that handles images
     The network             Row and STAGES, the table; Net: layers, forward, features, within
     Arithmetic              describe (parameters, multiply-accumulates), receptive_field
 
@@ -91,7 +91,7 @@ def blueprint_separable(
 
 
 def mixed(in_channels, out_channels, *, kernel_size=3, stride=1, dilation=1, bias=False) -> nn.Module:
-    """Each technique where it pays, which is the rule that the rows of `STAGES` follow.
+    """Each technique where it is worth its cost, which is the rule that the rows of `STAGES` follow.
 
     Dilated if `dilation` is above 1. Depthwise-separable for more than 64 output channels, because a dense
     kernel costs the most weights there. Standard otherwise.

@@ -33,6 +33,7 @@ from lab.metrics import confusion_matrix
 from lab.optim import OPTIMIZERS, SCHEDULES
 from lab.recipes import RECIPES, Recipe
 from lab.records import History
+from lab.report import overview
 from lab.training import distilled, evaluate, fit, test, train
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "machine",
     "normalize",
     "number_format",
+    "overview",
     "pick_device",
     "plot_augmentations",
     "plot_comparison",

@@ -1,4 +1,4 @@
-"""The same jobs without a notebook: `python -m lab train --help`."""
+"""Command line: train, evaluate and measure without the notebook. See `python -m lab train --help`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         status = options.run(options)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # whoever reads the output has seen enough, as `| head` has
+    except BrokenPipeError:  # the reader closed the pipe, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError) as error:
@@ -38,11 +38,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def _command(commands, name: str, run: Callable, *, help: str, description: str) -> argparse.ArgumentParser:
     """A command's parser, which shows the defaults; `run` maps the parsed options to the exit status."""
-    parser = commands.add_parser(
-        name, help=help, description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = commands.add_parser(name, help=help, description=description, formatter_class=_Formatter)
     parser.set_defaults(run=run)
     return parser
 
@@ -87,7 +92,7 @@ def _add_run(parser: argparse.ArgumentParser, validation: int = 0) -> None:
         help="hold out this many training images and evaluate on them instead of the test images",
     )
     parser.add_argument("--limit", type=int, help="at most this many training and test images")
-    parser.add_argument("--dtype", choices=DTYPES, help="by default what suits the processor")
+    parser.add_argument("--dtype", choices=DTYPES, help="by default what is fastest on this hardware")
     parser.add_argument("--fresh", action="store_true", help="start again even if there is a checkpoint")
 
 
@@ -265,8 +270,8 @@ def _add_bench(commands) -> None:
         commands,
         "bench",
         _bench,
-        help="measure this machine, and what training makes of it",
-        description="Measure, taking turns: matrix products, the conventional notebook recipe against ours, "
+        help="measure the speed of this machine, and how much of it training uses",
+        description="Measure, interleaved: matrix products, the conventional notebook recipe against ours, "
         "every (norm, conv) pair, how a step grows with batch size, width and image size, the share of the "
         "peak; also memory and the time to the first step. Prints a table and, as the last line, a JSON "
         "object; every time goes to a JSON file, and a picture is drawn. Takes three to seven minutes.",
@@ -283,7 +288,7 @@ def _bench(options: argparse.Namespace) -> int:
     plan = bench.QUICK if options.quick else bench.FULL
     result = bench.bench(plan, options.dataset, options.root, options.device)
     bench.write(result, options.out)
-    figures.save(figures.plot_bench(result), options.images / "bench.png")
+    figures.save(figures.plot_bench(result), options.images / f"bench{'-quick' * options.quick}.png")
     print(bench_text(result))
     print(json.dumps(result["summary"]))
     return 0
@@ -294,7 +299,7 @@ def _add_publish(commands) -> None:
         commands,
         "publish",
         _publish,
-        help="set the address of the repository everywhere",
+        help="set the address of the repository in all files",
         description="Set the address of the repository at GitHub at once in the notebook, its Colab badge, "
         "README.md and CITATION.cff.",
     )

@@ -258,7 +258,7 @@ def started(dataset: str, root: str | Path | None, device: torch.device) -> tupl
 
 
 def start(began: float, dataset: str, root: str, device_name: str) -> None:
-    """The program of that process: train, and print both figures as JSON."""
+    """Entry point of the child process: train, and print both figures as JSON."""
     recipe = RECIPES[FASTEST]
     device = pick_device(device_name)
     data = load_dataset(dataset, root or None)
@@ -361,8 +361,10 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def write(result: Mapping[str, Any], folder: str | Path) -> Path:
-    """Write the result as JSON, named after machine and data set; returns the path."""
+    """Write the result as JSON, named after machine, data set and, if it is that, quick; returns the path."""
     host = result["machine"]
     words = f"{host['device']} {host['processor']} {host['threads']} threads {result['dataset']}"
+    if result["plan"] == json.loads(json.dumps(asdict(QUICK))):
+        words += " quick"
     path = Path(folder) / (re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-") + ".json")
     return write_whole(path, (json.dumps(result, indent=1) + "\n").encode())

@@ -1,4 +1,4 @@
-"""CIFAR-10 in memory as one uint8 tensor; whole batches are augmented at once, each image on its own terms.
+"""CIFAR-10 in memory as one uint8 tensor; batches are augmented whole, with random parameters per image.
 
 Sections: integers and seeds, the data set (CIFAR-10 or its stand-in), augmentation, loaders.
 
@@ -391,7 +391,7 @@ def _square(batch: Tensor, side: int, draw: Callable[[float, float], Tensor]) ->
 class Loader:
     """Batches of (images, labels) from a uint8 tensor in memory: float32 (N, 3, H, W), and labels as given.
 
-    Every image comes once per epoch; the last batch may be smaller. Order and augmentation depend only on
+    Each image appears once per epoch; the last batch may be smaller. Order and augmentation depend only on
     `seed` and `epoch`, the number of passes begun: a loader whose `epoch` is set continues where another
     stopped. With flips, an image is mirrored in every second epoch.
     """
@@ -469,7 +469,7 @@ class Loader:
         return tensor_digest(self.images, self.labels)
 
     def describe(self) -> dict[str, Any]:
-        """What decides the batches, but for seed and epoch, as plain JSON data."""
+        """Everything that determines the batches except seed and epoch, as plain JSON data."""
         return {
             "loader": type(self).__name__,
             "name": self.name,

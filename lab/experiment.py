@@ -47,7 +47,7 @@ class Experiment:
     seed: int = 0  # for weights, data order, augmentation and held-out images
     dataset: str = "auto"  # a name in DATASETS
     validation: int = 0  # training images held out; if any, the run is evaluated on them only
-    limit: int | None = None  # at most so many training and so many test images
+    limit: int | None = None  # at most this many training and this many test images
     dtype: str | None = None  # number format; None follows the processor
 
     def __post_init__(self):
@@ -57,9 +57,12 @@ class Experiment:
             raise ValueError(f"recipe={self.recipe!r} must be a Recipe; RECIPES has the named ones")
         for name, choices in (("norm", NORMS), ("conv", CONVS), ("dataset", DATASETS), ("dtype", DTYPES)):
             value = getattr(self, name)
-            if value not in choices and not (name == "dtype" and value is None):
+            if value not in list(choices) and not (name == "dtype" and value is None):
                 raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(repr, choices))}")
         object.__setattr__(self, "seed", as_integer("seed", self.seed))
+        object.__setattr__(self, "validation", as_integer("validation", self.validation, 0))
+        if self.limit is not None:
+            object.__setattr__(self, "limit", as_integer("limit", self.limit, 1))
 
     @classmethod
     def named(
@@ -72,8 +75,10 @@ class Experiment:
         if recipe not in RECIPES:
             raise ValueError(f"unknown recipe {recipe!r}; choose one of {', '.join(map(repr, RECIPES))}")
         chosen = RECIPES[recipe] if epochs is None else replace(RECIPES[recipe], epochs=epochs)
-        made = cls(label or recipe, chosen, **options)
-        return made if label else replace(made, label=f"{recipe}-{made.norm}-{made.conv}")
+        if label is not None:
+            return cls(label, chosen, **options)
+        made = cls(recipe, chosen, **options)
+        return replace(made, label=_label(recipe, made.norm, made.conv))
 
     @property
     def name(self) -> str:
@@ -101,7 +106,7 @@ class Experiment:
         usual = recipe.epochs == RECIPES["teacher"].epochs  # an ablation's is shorter, and kept apart
         return replace(
             self,
-            label="teacher-batch-mixed" if usual else f"teacher-{recipe.epochs}-epochs-batch-mixed",
+            label=_label("teacher" if usual else f"teacher-{recipe.epochs}-epochs", "batch", "mixed"),
             recipe=recipe,
             norm="batch",
             conv="mixed",
@@ -111,7 +116,7 @@ class Experiment:
     def loaders(self, data: Dataset, device: torch.device) -> tuple[Loader, Loader]:
         """The training images, and those to evaluate on: the held-out ones if any, else the test images."""
         if self.dataset == "cifar10" and data.name == STAND_IN:
-            raise ValueError(f"the experiment asks for dataset='cifar10', and the data are {data.name}")
+            raise ValueError(f"the experiment asks for dataset='cifar10', and the data set is {data.name}")
         train_loader, evaluation, *_ = loaders_from(
             data,
             self.recipe.batch_size,
@@ -130,8 +135,12 @@ class Experiment:
             return Net(self.norm, self.conv, **self.recipe.net)
 
 
+def _label(recipe: str, norm: str, conv: str) -> str:
+    return f"{recipe}-{norm}-{conv}"
+
+
 class Run(NamedTuple):
-    """What an experiment came to."""
+    """The result of an experiment."""
 
     net: Net
     history: History
@@ -147,10 +156,10 @@ def run(
     resume: bool = True,
     progress: bool = True,
 ) -> Run:
-    """Train the experiment's network, or go on from its checkpoint, and return the network and its History.
+    """Train the experiment's network, or resume from its checkpoint, and return the network and its History.
 
     The folder `out` gets `STEM.json`, the record; `STEM.pt`, the network, for `Net.load`; and
-    `STEM.checkpoint`, from which the same call goes on and which tells it that the run is finished
+    `STEM.checkpoint`, from which the same call resumes, and which tells it that the run is finished
     (`resume=False` starts again). data: a data set in memory, if it has been loaded before. root, device:
     as for `cifar10_loaders`. The teacher of the recipe is looked for in `out`, then among the published
     results; if neither has it, it is trained first.
@@ -198,7 +207,7 @@ def _rehearse(net: Net, out: Path, stem: str) -> None:
 
 
 def _teacher(experiment: Experiment, out: Path, loader: Loader, **options) -> Net:
-    """The trained teacher. One from another training is passed over, and never replaced."""
+    """The trained teacher. One from another training is skipped, and never replaced."""
     own, published = (folder / f"{experiment.stem}.pt" for folder in (out, PUBLISHED))
     differences = {path: _difference(path, experiment, loader) for path in (own, published) if path.exists()}
     path = next((path for path, difference in differences.items() if not difference), own)

@@ -1,4 +1,4 @@
-"""Faster ways through two layers on a CPU: `fast_layers`, for the time of a training or an evaluation.
+"""Faster CPU implementations of two layers, active during a training or an evaluation: `fast_layers`.
 
 A network consists of torch's own layers, so every tool understands it. torch computes two of them slowly
 on a CPU: depthwise convolutions that are strided or dilated, in training, and normalizations over several
@@ -22,8 +22,8 @@ def fast_layers(net: nn.Module, device: str | torch.device) -> Iterator[None]:
 
     Gives an instance attribute `forward` to each depthwise `nn.Conv2d` with a stride or a dilation above
     1, and to each `nn.GroupNorm` with more than one group, and removes it at the end, also after an
-    exception. Values and gradients agree with torch's up to rounding; dtype and shape are the same. Leaves
-    subclasses alone, and modules whose `forward` somebody else has replaced. A copy of the network that is
+    exception. Values and gradients agree with torch's up to rounding; dtype and shape are the same. Does not
+    touch subclasses, nor modules whose `forward` somebody else has replaced. A copy of the network that is
     made within the context keeps the faster way.
     """
     ours: list[tuple[nn.Module, Callable]] = []

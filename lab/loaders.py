@@ -1,4 +1,4 @@
-"""What a run needs to know of its loaders, ours or anybody's, and how it makes them repeat themselves."""
+"""Describes and reseeds data loaders, ours and other people's, so that runs can be reproduced."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lab.data import Loader, as_integer, epoch_seed
 
 @contextmanager
 def random_states_kept(device: torch.device) -> Iterator[None]:
-    """Put back the global random states of torch (CPU and `device`), NumPy and Python at the end."""
+    """Restore the global random states of torch (CPU and `device`), NumPy and Python on exit."""
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()
     gpus = torch.cuda.get_rng_state_all() if device.type == "cuda" or torch.cuda.is_initialized() else []
     mps = torch.mps.get_rng_state() if device.type == "mps" else None
@@ -39,7 +39,7 @@ def random_states_kept(device: torch.device) -> Iterator[None]:
 
 
 def rewind(loader, seed: int, epoch: int, net: nn.Module | None = None) -> None:
-    """Make what follows a function of `seed` and `epoch` only, whatever ran before.
+    """Reseed everything, so that the epoch depends only on `seed` and `epoch`.
 
     Seeds torch, NumPy and Python, and every generator that can be found in the loader, its samplers and
     data sets, and the network; tells each part of the loader that has `set_epoch` the epoch; and ends
@@ -63,7 +63,7 @@ def rewind(loader, seed: int, epoch: int, net: nn.Module | None = None) -> None:
 
 @contextmanager
 def loader_kept(loader) -> Iterator[None]:
-    """Put back the seeds and epochs of a loader and its parts, and its generators' states, at the end."""
+    """Restore the seeds and epochs of a loader and its parts, and its generators' states, on exit."""
     numbers = [(part, name, value) for part in _parts(loader) for name, value in _counters(part).items()]
     states = [(generator, _state(generator)) for generator in _generators(loader)]
     try:
@@ -179,10 +179,10 @@ def batches_of(loader) -> int:
 def describe_loader(loader, seed: int) -> dict[str, Any]:
     """What a loader yields, as plain data that identifies it.
 
-    Ours is described in full. For anybody's: type, length, batch size, workers; type and length of the data
-    set, and a digest of what it holds in memory; the sampler, and a digest of the first epoch's order; and
-    a digest of the first batch. These are drawn at `seed` so that the loader and the random states stay as
-    they were. What is described so cannot show a later batch that comes from elsewhere, from files say.
+    Ours is described in full. For any other loader: type, length, batch size, workers; type and length of
+    the data set, and a digest of what it holds in memory; the sampler, and a digest of the first epoch's
+    order; and a digest of the first batch. These are drawn at `seed` so that the loader and the random
+    states stay as they were. Later batches that are read from files, say, are not covered.
     """
     if type(loader) is Loader:
         return loader.describe()
@@ -233,7 +233,7 @@ def first_batch(loader, seed: int) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def _undisturbed(loader) -> Iterator[None]:
-    """Put back random states, generators, and all attributes of the loader and its parts at the end."""
+    """Restore random states, generators, and all attributes of the loader and its parts on exit."""
     attributes = [
         (part.__dict__, dict(part.__dict__)) for part in _parts(loader) if hasattr(part, "__dict__")
     ]

@@ -39,9 +39,8 @@ def machine(device: torch.device) -> dict[str, str | int]:
         "cpus": os.cpu_count() or 1,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "torch": str(
-            torch.__version__
-        ),  # its own type is a subclass of str, which a checkpoint cannot contain
+        # The version's own type is a subclass of str, which a checkpoint cannot contain.
+        "torch": str(torch.__version__),
         "torchvision": str(torchvision.__version__),
     }
 

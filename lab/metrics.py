@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from lab.data import as_integer
+
 Array = ArrayLike | Tensor
 
 
@@ -35,7 +37,7 @@ def confusion_matrix(labels: Array, predictions: Array, num_classes: int) -> np.
     labels: class numbers (N,) from 0 to num_classes - 1, or probabilities (N, num_classes). predictions:
     class numbers (N,). Raises ValueError for other shapes, types or ranges.
     """
-    check_positive("num_classes", num_classes)
+    as_integer("num_classes", num_classes, 1)
     true = hard_labels(labels, num_classes)
     predicted = class_numbers(predictions, "predictions", num_classes, len(true))
     counts = np.bincount(true * num_classes + predicted, minlength=num_classes**2)
@@ -96,9 +98,3 @@ def as_array(values: Array, name: str) -> np.ndarray:
         return np.asarray(values)
     except ValueError as error:
         raise ValueError(f"{name} is not an array: {error}") from error
-
-
-def check_positive(name: str, value: int) -> None:
-    """Raise ValueError unless `value` is an integer of at least 1."""
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}={value!r}: expected an integer of at least 1")

@@ -7,6 +7,8 @@ import json
 import re
 from pathlib import Path
 
+from lab.records import write_whole
+
 NOTEBOOK = "S7_Convolution_Techniques.ipynb"
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,9 +53,9 @@ def publish(address: str, root: str | Path = ROOT) -> list[str]:
     changes = []
     for name, text in after.items():
         if text != before[name]:
-            (root / name).write_bytes(text.encode())
+            write_whole(root / name, text.encode())
             changes += [f"{name}: {line}" for line in _added(before[name], text)]
-    print("\n".join(changes) if changes else f"nothing to change: the address is {address} already")
+    print("\n".join(changes) if changes else f"nothing to change: the address is already {address}")
     return changes
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import operator
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Real
@@ -16,7 +15,7 @@ from typing import Any
 import torch.optim
 from torch import nn
 
-from lab.data import Augment
+from lab.data import Augment, as_integer
 from lab.optim import OPTIMIZERS, SCHEDULES
 
 LEGACY_SIDE = 32  # pixels; the side of the images whose older records give `image_sizes` in pixels
@@ -30,26 +29,21 @@ class Recipe:
     """
 
     epochs: int = 8
-    batch_size: int = 256  # images; like `augment`, for whoever makes the loader
+    batch_size: int = 256  # images; like `augment`, used when the loader is made
     augment: Augment | None = field(default_factory=Augment)  # None: left to the loader
     optimizer: str = "muon"  # a name in OPTIMIZERS
     lr: float = 0.15  # the peak
     lr_rest: float = 0.01  # muon only: the rate of Adam, which trains all but hidden convolutions
     momentum: float = 0.6  # sgd and muon; see Muon for why it is so low
-    weight_decay: float = (
-        0.0  # applied by the optimizer to weights only; Muon's hidden weights keep their norm
-    )
+    weight_decay: float = 0.0  # of the optimizer, for weights only; Muon's hidden weights keep their norm
     schedule: str = "linear"  # a name in SCHEDULES
     warmup: float = 0.0  # share of the steps in which lr climbs from 0
     label_smoothing: float = 0.0  # share of the label spread over all classes
     l1: float = 0.0  # times the sum of |w|, added to the loss; over weights, not biases or norms
     l2: float = 0.0  # times the sum of w ** 2, likewise
-    image_sizes: tuple[
-        tuple[float, float], ...
-    ] = ()  # (from this share of the steps on, factor on the sides)
-    net: dict[str, Any] = field(
-        default_factory=dict
-    )  # options of the network that the recipe was chosen with
+    # Pairs: from this share of the steps on, this factor on the sides of the images.
+    image_sizes: tuple[tuple[float, float], ...] = ()
+    net: dict[str, Any] = field(default_factory=dict)  # options of the network that it was chosen with
     teacher: Recipe | None = None  # trains the network whose probabilities replace the labels
     temperature: float = 1.0  # divides the teacher's logits
 
@@ -58,7 +52,7 @@ class Recipe:
         _choice("schedule", self.schedule, SCHEDULES)
         # NumPy's numbers are taken as well, and kept as Python's, which a record can hold.
         for name in ("epochs", "batch_size"):
-            object.__setattr__(self, name, _integer(name, getattr(self, name)))
+            object.__setattr__(self, name, as_integer(name, getattr(self, name), 1))
         for name in ("lr", "lr_rest", "weight_decay", "l1", "l2"):
             self._check_number(name, lambda value: 0 <= value < math.inf, "of at least 0")
         for name in ("momentum", "warmup", "label_smoothing"):
@@ -168,16 +162,6 @@ def _checked_sizes(sizes) -> tuple[tuple[float, float], ...]:
             "32 pixels at 24"
         )
     return pairs
-
-
-def _integer(name: str, value) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1 or isinstance(value, bool):
-        raise ValueError(f"{name}={value!r} must be an integer of at least 1")
-    return number
 
 
 def _choice(name: str, value, registry: Iterable[str]) -> None:

@@ -1,6 +1,6 @@
-"""Records: what a run was and how it went, as one JSON file; and the checkpoint that a run goes on from.
+"""Records: what a run was and how it went, as one JSON file; and the checkpoint that a run resumes from.
 
-A file is written whole or not at all, and read with checks.
+Files are written atomically, and read with checks.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class History:
 
     @property
     def peak_tflop(self) -> float:
-        """Peak-normalized time, in TFLOP: what large matrix products would have computed meanwhile.
+        """Peak-normalized time, in TFLOP: what large matrix products could have computed in the same time.
 
         nan unless the rate was measured after every epoch.
         """
@@ -261,7 +261,7 @@ ADVICE = (
 
 
 class Checkpoint:
-    """The file that a run goes on from: network, optimizer and History after the last whole epoch."""
+    """The file that a run resumes from: network, optimizer and History after the last whole epoch."""
 
     def __init__(
         self,

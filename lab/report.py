@@ -16,7 +16,14 @@ from torch import Tensor
 
 from lab.metrics import accuracy_of, confusion_matrix
 from lab.records import History
-from lab.study import by_experiment, interval, load_results, pooled_deviation, student_t
+from lab.study import (
+    binomial_half_width,
+    by_experiment,
+    interval,
+    load_results,
+    pooled_deviation,
+    student_t,
+)
 from lab.training import evaluate
 from model import PRETRAINED, Net, count_parameters, receptive_field
 
@@ -52,6 +59,8 @@ def report_folder(folder: str | Path) -> str:
     """
     tables = [report(load_results(folder))]
     for path in sorted((Path(folder) / "bench").glob("*.json")):
+        if path.stem.endswith("-quick"):  # its figures mean nothing
+            continue
         try:
             tables.append(bench_markdown(json.loads(path.read_text())))
         except (KeyError, TypeError, ValueError) as error:
@@ -137,6 +146,22 @@ def _percent(accuracies: Sequence[float | None]) -> str:
 
 def _median(values: Sequence[float], digits: str) -> str:
     return "" if any(map(math.isnan, values)) else f"{statistics.median(values):{digits}}"
+
+
+def overview(histories: Mapping[str, History]) -> str:
+    """A plain-text table with a row per run: the figures of its last epoch.
+
+    The interval after the accuracy is the 95 % uncertainty from the number of images evaluated; another
+    seed adds to it.
+    """
+    head = ["", "accuracy, %", "training accuracy, %", "loss", "parameters", "epochs", "seconds"]
+    rows = []
+    for name, run in histories.items():
+        accuracy, images = run.accuracy[-1], run.data[run.evaluated_on]["images"]
+        interval_ = f"{100 * accuracy:.2f} ± {100 * binomial_half_width(accuracy, images):.2f}"
+        figures = [interval_, f"{100 * run.train_accuracy[-1]:.2f}", f"{run.loss[-1]:.3f}"]
+        rows.append([name, *figures, f"{run.parameters:,}", str(run.epochs), f"{run.train_seconds:.0f}"])
+    return text_table(head, rows)
 
 
 # ---- The card of the trained weights ---------------------------------------------------------------
@@ -290,14 +315,14 @@ def bench_markdown(result: Mapping[str, Any]) -> str:
     figures = {
         "conventional recipe, images/s": main["conventional_images_per_second"],
         "ours, images/s": main["ours_images_per_second"],
-        "ours, times the conventional": main["ratio"],
-        "the same, image sizes as scheduled": main["ratio_sizes_as_scheduled"],
+        "speed-up": main["ratio"],
+        "speed-up with progressive image sizes": main["ratio_sizes_as_scheduled"],
         "matrix product in float32, GFLOP/s": main["peak_float32_gflops"],
         f"matrix product in {host['dtype']}, GFLOP/s": main["peak_gflops"],
         f"training step of `{result['step']['recipe']}`, GFLOP/s": main["step_gflops"],
-        "its share of the peak, %": 100 * main["share_of_peak"],
-        "memory of the process at most, GB": None if memory is None else 1e-9 * memory,
-        "from the first import to the first step's end, s": main["first_step_seconds"],
+        f"share of the {host['dtype']} peak, %": 100 * main["share_of_peak"],
+        "peak memory of the process, GB": None if memory is None else 1e-9 * memory,
+        "time to the end of the first step, imports included, s": main["first_step_seconds"],
     }
     where = f"{host['processor']}, {host['device']}, {host['threads']} threads, {_rounds(result)}"
     rows = [[name, _number(figure)] for name, figure in figures.items()]
@@ -314,7 +339,8 @@ def bench_markdown(result: Mapping[str, Any]) -> str:
 
 
 def _rounds(result: Mapping[str, Any]) -> str:
-    return f"medians of {len(result['step']['seconds'])} rounds"
+    rounds = len(result["step"]["seconds"])
+    return f"medians of {rounds} rounds" if rounds > 1 else "one round"
 
 
 def _number(figure: float | str | None) -> str:

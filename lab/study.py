@@ -88,6 +88,11 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), student_t(freedom) * statistics.stdev(values) / math.sqrt(len(values))
 
 
+def binomial_half_width(share: float, count: int) -> float:
+    """The half-width of the 95 % interval of a share of `count` independent cases (normal approximation)."""
+    return 1.96 * math.sqrt(share * (1 - share) / count)
+
+
 def student_t(freedom: float, confidence: float = 0.95) -> float:
     """The value that the magnitude of Student's t does not exceed with probability `confidence`.
 

@@ -57,17 +57,16 @@ def train(
 ) -> tuple[float, float]:
     """Train for one epoch; returns the mean loss and the accuracy, in [0, 1], over the images seen.
 
-    The labels of a batch are classes (N,), or probabilities (N, classes), of which the likeliest counts
-    for the accuracy. loss: maps logits (N, classes) and labels to a mean. l1, l2: penalties, times the sum
-    of |w| or w ** 2 over the weights, not biases or norms; the loss returned does not include them.
-    before_step: called with the index of each batch before its step, to set learning rates, say; if it
-    returns a number, the images are resized by this factor on their sides. device: None is the device of
-    `net`. dtype: what convolutions compute in; None follows the processor. scaler: scales the loss for
-    float16, so that small gradients do not vanish, and skips a step that overflows; None makes one if
-    `dtype` is float16.
+    Labels are classes (N,), or probabilities (N, classes), of which the likeliest counts. loss: maps logits
+    (N, classes) and labels to a mean. l1, l2: penalties, times the sum of |w| or w ** 2 over the weights,
+    not biases or norms; the loss returned does not include them. before_step: called with the index of each
+    batch before its step, to set learning rates, for example; if it returns a number, the images are
+    resized by this factor on their sides. device: None is the device of `net`. dtype: what convolutions
+    compute in; None follows the processor. scaler: scales the loss for float16, so that small gradients do
+    not vanish, and skips a step that overflows; None makes one if `dtype` is float16.
 
-    All parts of the network are in training mode meanwhile, and in their own mode again at the end. As any
-    training does, this draws from torch's random state and moves on the loader's epoch. From the first
+    All parts of the network are in training mode during the epoch; their modes are restored afterwards. As
+    any training does, this draws from torch's random state and advances the loader's epoch. From the first
     call on, this process keeps the memory that it frees (`keep_freed_memory`).
     """
     device = _device_of(net, device)
@@ -271,19 +270,16 @@ def fit(
     order, the augmentation and dropout; None is the loader's own, or 0. The weights are the network's own,
     so seed torch before making it. device: None picks CUDA or MPS if available. dtype: what convolutions
     compute in; None follows the processor. checkpoint: a file written after every epoch; if it is there and
-    `resume` is set, the run goes on from it and ends as if it had never stopped. progress: show a bar.
+    `resume` is set, the run resumes from it and ends as if it had never stopped. progress: show a bar.
     measure_peak: time a large matrix product after every epoch, for `History.peak_tflop`. name: of the
     experiment, shown in the bar and kept in the History; the network's class if empty.
 
-    Afterwards the network is on `device`, in its own memory format and modes, without gradients. Random
-    states and loaders are as they were, except that a DataLoader's persistent workers start anew every
-    epoch. As in `train`, the process keeps the memory that it frees.
+    Afterwards the network is on `device`, in its own memory format and modes, without gradients; random
+    states and loaders are as they were, except that persistent workers start anew every epoch.
 
-    Raises ValueError before the first step if something cannot work or be saved; if the recipe has a
-    teacher and the loader's labels are not from `distilled` at its temperature; and if the checkpoint is
-    from another run, that is if anything differs that `History.identity` lists. The file is left alone
-    then. Warns if the checkpoint's run began from other weights, and if it can be seen that a resumed run
-    will not equal an unbroken one.
+    Raises ValueError before the first step if something cannot work or be saved, or if the checkpoint is
+    from another run, that is if anything differs that `History.identity` lists (the file is not changed).
+    Warns if that run began from other weights, or if it is seen that resuming cannot be exact.
     """
     _check(recipe, train_loader, test_loader, name)
     device = pick_device(device)
@@ -299,26 +295,22 @@ def fit(
         with schedule.bar(history, progress) as bar:
             for epoch in range(history.epochs, recipe.epochs):
                 rewind(train_loader, seed, epoch, net)
-                before_step = schedule.before_steps_of(epoch, bar)
-                options = {"before_step": before_step, "scaler": scaler, **compute}
-                _train_epoch(history, net, train_loader, optimizer, recipe, **options)
+                options = {"before_step": schedule.before_steps_of(epoch, bar), "scaler": scaler, **compute}
+                _train_epoch(history, net, train_loader, optimizer, recipe, options)
                 if measure_peak:
                     history.gflops.append(matmul_rate(**compute))
                 if test_loader is not None:
-                    loss, accuracy = test(net, test_loader, **compute)
-                    history.loss.append(loss)
-                    history.accuracy.append(accuracy)
+                    _test_epoch(history, net, test_loader, **compute)
                 schedule.check_length()
                 bar.set_postfix(_shown(history))
                 if store is not None:
                     store.save(history)
         if test_loader is not None:
-            flipped = evaluate(net, test_loader, flips=True, **compute)
-            setattr(history, f"{history.evaluated_on}_accuracy_flips", accuracy_of(*flipped))
+            _test_flips(history, net, test_loader, **compute)
     return history
 
 
-def _train_epoch(history: History, net, loader, optimizer, recipe: Recipe, **options) -> None:
+def _train_epoch(history: History, net, loader, optimizer, recipe: Recipe, options: dict) -> None:
     smoothed = partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
     began = time.perf_counter()
     loss, accuracy = train(net, loader, optimizer, loss=smoothed, l1=recipe.l1, l2=recipe.l2, **options)
@@ -326,6 +318,17 @@ def _train_epoch(history: History, net, loader, optimizer, recipe: Recipe, **opt
     history.train_loss.append(loss)
     history.train_accuracy.append(accuracy)
     history.lr.append(optimizer.param_groups[0]["lr"])
+
+
+def _test_epoch(history: History, net, loader, **compute) -> None:
+    loss, accuracy = test(net, loader, **compute)
+    history.loss.append(loss)
+    history.accuracy.append(accuracy)
+
+
+def _test_flips(history: History, net, loader, **compute) -> None:
+    accuracy = accuracy_of(*evaluate(net, loader, flips=True, **compute))
+    setattr(history, f"{history.evaluated_on}_accuracy_flips", accuracy)
 
 
 def _check(recipe: Recipe, train_loader, test_loader, name: str) -> None:
@@ -380,7 +383,7 @@ def _new_history(net, train_loader, test_loader, recipe, seed, name, *, device, 
 
 
 def _resumed(store: Checkpoint, new: History, net: nn.Module, train_loader, resume: bool) -> History:
-    """The History to go on with, from the checkpoint or `new`; finds out first whether it can be saved."""
+    """The History to continue, from the checkpoint or `new`; checks first that it can be saved."""
     history = store.resume(new) if resume else new
     changed = {name: value for name, value in new.machine.items() if history.machine.get(name) != value}
     if changed and history.epochs < history.recipe["epochs"]:

@@ -1,4 +1,4 @@
-"""What the tests share: real CIFAR-10 where it lies, and small data sets where it does not matter which."""
+"""What the tests share: real CIFAR-10 if it is available, and a small data set for all other tests."""
 
 import os
 from pathlib import Path

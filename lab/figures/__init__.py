@@ -5,39 +5,21 @@ without data in schematics, and what they share in common. Drawing leaves Matplo
 """
 
 from lab.figures.benchmark import plot_bench
-from lab.figures.common import (
-    FAINT,
-    INK,
-    NORM_COLOURS,
-    OTHER_COLOURS,
-    PALE,
-    STYLE,
-    TECHNIQUE_COLOURS,
-    WRONG,
-    colours,
-    save,
-)
+from lab.figures.common import NORM_COLOURS, OTHER_COLOURS, STYLE, TECHNIQUE_COLOURS, colours, save
 from lab.figures.comparison import plot_comparison
 from lab.figures.curves import plot_curves
 from lab.figures.errors import plot_confusion, plot_misclassified
 from lab.figures.images import plot_augmentations, plot_samples
 from lab.figures.receptive_field import plot_receptive_field
 from lab.figures.schematics import EXAMPLE, plot_normalizations, plot_techniques
-from lab.metrics import Array, confusion_matrix
 
 __all__ = [
     "EXAMPLE",
-    "FAINT",
-    "INK",
     "NORM_COLOURS",
     "OTHER_COLOURS",
-    "PALE",
     "STYLE",
     "TECHNIQUE_COLOURS",
-    "WRONG",
-    "Array",
     "colours",
-    "confusion_matrix",
     "plot_augmentations",
     "plot_bench",
     "plot_comparison",

@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lab.data import as_integer
 from lab.figures.common import INK, WRONG, figure_of, new_axes, pictures, styled, suptitle, titled
 from lab.figures.images import image_grid
-from lab.metrics import Array, as_array, check_positive, confusion_matrix, hard_labels
+from lab.metrics import Array, as_array, confusion_matrix, hard_labels
 
 
 @styled
@@ -36,8 +37,8 @@ def plot_misclassified(
     shown = pictures(images)
     true = hard_labels(labels, len(classes), len(shown))
     scores = _checked_logits(logits, (len(shown), len(classes)))
-    check_positive("count", count)
-    check_positive("columns", columns)
+    as_integer("count", count, 1)
+    as_integer("columns", columns, 1)
     predicted = scores.argmax(1)
     # The softmax's largest entry is 1 / (1 + rest); the rest keeps the order even if 1 + rest rounds to 1.
     rest = np.exp(np.sort(scores - scores.max(1, keepdims=True), axis=1)[:, :-1]).sum(1)

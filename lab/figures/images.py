@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from lab.data import as_integer
 from lab.figures.common import INK, pictures, styled, suptitle, titled
-from lab.metrics import Array, as_array, check_positive, hard_labels
+from lab.metrics import Array, as_array, hard_labels
 
 CELL = 1.15  # inches, side of a small picture with its margin
 LINE = 0.15  # inches, height of a line of its caption
@@ -29,7 +30,7 @@ def plot_samples(
     """
     shown = pictures(images)
     numbers = hard_labels(labels, len(classes), len(shown))
-    check_positive("columns", columns)
+    as_integer("columns", columns, 1)
     figure, axes = image_grid(len(shown), columns, lines=1)
     for ax, picture, number in zip(axes, shown, numbers, strict=True):
         ax.imshow(picture, interpolation="nearest")

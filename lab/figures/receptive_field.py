@@ -9,8 +9,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from lab.data import as_integer
 from lab.figures.common import FAINT, figure_of, new_axes, styled, titled
-from lab.metrics import Array, as_array, check_positive
+from lab.metrics import Array, as_array
 
 DECADES = 4  # of gradient magnitude, below the largest, that have a colour
 
@@ -39,7 +40,7 @@ def plot_receptive_field(
         raise ValueError(f"gradient of shape {magnitude.shape}: expected (H, W)")
     if not np.isfinite(magnitude).all() or not magnitude.any():
         raise ValueError("gradient is zero everywhere or not finite: expected finite numbers, some not zero")
-    check_positive("receptive_field", receptive_field)
+    as_integer("receptive_field", receptive_field, 1)
     height, width = magnitude.shape
     top = _field_start(np.flatnonzero(magnitude.any(1)), receptive_field, height)
     left = _field_start(np.flatnonzero(magnitude.any(0)), receptive_field, width)
