@@ -226,7 +226,11 @@ def _resized(images: Tensor, factor: float | None) -> Tensor:
 
 
 def _autocast(device: torch.device, dtype: torch.dtype):
-    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+    if dtype == torch.float32:
+        return nullcontext()
+    # Without the cache of cast weights: inside another autocast context it would outlive the step, and the
+    # network would go on computing with the weights as they were.
+    return torch.autocast(device.type, dtype, cache_enabled=False)
 
 
 def _no_autocast(device: torch.device):

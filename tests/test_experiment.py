@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import lab.experiment
-from lab.data import STAND_IN, Dataset, stand_in
+from lab.data import STAND_IN, Dataset, split, stand_in
 from lab.experiment import ABLATIONS, PREPROCESSING, Experiment, ablations, run
 from lab.recipes import RECIPES, Recipe
 from lab.records import History
@@ -61,6 +61,11 @@ def test_a_named_experiment_is_called_after_recipe_norm_and_conv_or_as_asked():
         ({"dataset": "imagenet"}, "unknown dataset 'imagenet'.*'stand-in'"),
         ({"dtype": "int8"}, "unknown dtype 'int8'.*'bfloat16'"),
         ({"seed": 0.5}, "seed=0.5"),
+        ({"norm": ["batch"]}, "unknown norm"),
+        ({"validation": -1}, "validation=-1 must be an integer of at least 0"),
+        ({"validation": 2.5}, "validation=2.5"),
+        ({"limit": 0}, "limit=0 must be an integer of at least 1"),
+        ({"limit": "a"}, "limit='a'"),
     ],
 )
 def test_a_wrong_field_is_an_error_with_the_choices(fields, said):
@@ -93,8 +98,10 @@ def test_the_loaders_are_the_training_images_and_those_to_evaluate_on(small):
     assert (train_loader.part, test_loader.part) == ("train", "test")
     assert (train_loader.batch_size, train_loader.augment) == (64, SHORT.augment)
     train_loader, held_out = an_experiment(limit=None, validation=100, seed=2).loaders(small, CPU)
-    assert (len(train_loader.labels), len(held_out.labels)) == (900, 100)
-    assert held_out.part == "validation"
+    kept, held = split(small.train_labels, 100, seed=2)
+    assert torch.equal(train_loader.images, small.train_images[kept])
+    assert torch.equal(held_out.images, small.train_images[held])
+    assert (train_loader.part, held_out.part) == ("train", "validation")
     with pytest.raises(ValueError, match=r"dataset='cifar10'.*STAND-IN"):
         an_experiment(dataset="cifar10").loaders(small, CPU)
 
@@ -146,6 +153,44 @@ def test_a_finished_run_is_not_trained_again_nor_handed_back_for_another(small, 
         run(an_experiment(), tmp_path, data=other_data, **QUIET)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert run(longer, tmp_path, data=small, resume=False, **QUIET).history.epochs == 2
+
+
+def test_other_norm_or_conv_is_another_run(small, tmp_path):
+    run(an_experiment(), tmp_path, data=small, **QUIET)
+    with pytest.raises(ValueError, match=r"'norm': 'batch'.*not.*'norm': 'layer'"):
+        run(an_experiment(norm="layer"), tmp_path, data=small, **QUIET)
+
+
+def test_the_network_of_larger_images_takes_larger_images(tmp_path):
+    data = stand_in(60, 20)
+    larger = replace(
+        data,
+        train_images=data.train_images.repeat_interleave(2, 2).repeat_interleave(2, 3),
+        test_images=data.test_images.repeat_interleave(2, 2).repeat_interleave(2, 3),
+    )
+    net, _ = run(an_experiment(limit=None), tmp_path, data=larger, **QUIET)
+    assert net.preprocessing.size == 64
+    assert net.transform(larger.test_images).shape == (20, 3, 64, 64)
+
+
+@pytest.mark.parametrize("ending", [".json", ".pt"])
+def test_what_cannot_be_written_is_refused_before_training(small, tmp_path, monkeypatch, ending):
+    monkeypatch.setattr("lab.training.train", None)
+    (tmp_path / f"mine-limit-200-seed0{ending}").mkdir()
+    with pytest.raises(ValueError, match="is a folder"):
+        run(an_experiment(), tmp_path, data=small, **QUIET)
+    with pytest.raises(ValueError, match="classes"):
+        run(an_experiment("other"), tmp_path, data=replace(small, classes=tuple(range(10))), **QUIET)
+    assert len([*tmp_path.iterdir()]) == 1
+
+
+def test_experiments_can_be_kept_in_a_set():
+    assert len({an_experiment(), an_experiment(), an_experiment(seed=1)}) == 2
+
+
+def test_labels_in_any_script_have_files_of_their_own():
+    stems = {Experiment(label).stem for label in ("\u00e9", "\u00fc", "a b", "a/b/c")}
+    assert stems == {"\u00e9-seed0", "\u00fc-seed0", "a-b-seed0", "a-b-c-seed0"}
 
 
 def test_the_data_set_is_loaded_if_none_is_given(tmp_path, monkeypatch):
@@ -225,6 +270,23 @@ def test_a_teacher_has_not_seen_the_images_that_are_held_out(small, tmp_path):
         "teacher-1-epochs-batch-mixed-held-out-60-limit-200-seed0",
         "teacher-1-epochs-batch-mixed-held-out-60-limit-200-seed1",
     ]
+
+
+def test_a_fresh_start_trains_the_teacher_again(small, tmp_path):
+    run(an_experiment(recipe=TAUGHT), tmp_path, data=small, **QUIET)
+    path = tmp_path / f"{teacher_files(tmp_path)[0]}.pt"
+    path.unlink()
+    checkpoint = path.with_suffix(".checkpoint")
+    before = checkpoint.stat().st_mtime_ns
+    run(an_experiment(recipe=TAUGHT), tmp_path, data=small, resume=False, **QUIET)
+    assert checkpoint.stat().st_mtime_ns > before
+
+
+def test_a_teacher_of_another_norm_is_refused(small, tmp_path):
+    teacher = an_experiment(recipe=TAUGHT).teacher
+    run(replace(teacher, norm="layer"), tmp_path, data=small, **QUIET)
+    with pytest.raises(ValueError, match=r"norm and conv \('layer', 'mixed'\), not \('batch', 'mixed'\)"):
+        run(an_experiment(recipe=TAUGHT), tmp_path, data=small, **QUIET)
 
 
 def mirrored(data: Dataset) -> Dataset:

@@ -147,6 +147,21 @@ def test_a_loader_s_generators_seed_and_epoch_are_put_back():
     assert noisy.dataset.own.bit_generator.state == state
 
 
+def test_each_generator_gets_a_seed_of_its_own_however_deep_it_is():
+    class Holder:
+        def __init__(self, part):
+            self.part = part
+
+    deep = Holder([Holder({"a": torch.Generator()})])
+    loader = DataLoader(Noisy("own torch"), 5, shuffle=True, generator=torch.Generator())
+    loader.dataset.more = deep
+    with random_states_kept(CPU):
+        rewind(loader, 1, 2)
+    found = [loader.generator, loader.dataset.torchs, deep.part[0].part["a"]]
+    assert len({generator.initial_seed() for generator in found}) == 3
+    assert loader.generator.initial_seed() == epoch_seed(1, 2)
+
+
 # ---- Descriptions ----------------------------------------------------------------------------------
 
 

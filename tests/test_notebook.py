@@ -11,6 +11,9 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from lab.report import overview
+from lab.study import load_results
+
 HERE = Path(__file__).resolve().parent.parent
 NOTEBOOK = HERE / "S7_Convolution_Techniques.ipynb"
 
@@ -67,27 +70,43 @@ def test_it_imports_model_and_utils_and_no_lab(notebook):
     assert {"model", "utils"} <= imported <= {"model", "utils", "torch", *sys.stdlib_module_names}
 
 
+def test_its_table_is_that_of_the_published_records(notebook):
+    printed = "".join(o.get("text", "") for cell in code_cells(notebook) for o in cell.outputs)
+    runs = load_results(HERE / "results" / "notebook")
+    assert len(runs) == 8
+    for run in runs:
+        (line,) = overview({run.name.removeprefix("technique "): run}).splitlines()[1:]
+        words = line.split()
+        assert any(row.split() == words for row in printed.splitlines()), line
+
+
 def test_the_pictures_it_wrote_are_there(notebook):
     for name in ("samples", "curves", "confusion", "misclassified_1", "techniques_compared"):
         assert (HERE / "images" / f"{name}.png").stat().st_size > 10_000
 
 
 def bootstrapped(notebook, folder) -> subprocess.CompletedProcess:
-    script = code_cells(notebook)[0].source + "\nprint(os.getcwd())"
+    source = re.sub(
+        r'^REPOSITORY = ".*"', 'REPOSITORY = ""', code_cells(notebook)[0].source, flags=re.MULTILINE
+    )
+    script = source + "\nprint(os.getcwd())"
     return subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True)
 
 
 def test_alone_without_an_address_it_says_what_is_missing_and_what_to_do(notebook, tmp_path):
     ended = bootstrapped(notebook, tmp_path)
     assert ended.returncode == 1
-    for said in (str(tmp_path.resolve()), "model.py", "REPOSITORY", "papermill: --cwd FOLDER"):
+    for said in (str(tmp_path.resolve()), "model.py, utils.py, lab", "REPOSITORY", "papermill: --cwd FOLDER"):
         assert said in ended.stderr
+    (tmp_path / "model.py").touch()
+    assert "does not contain utils.py, lab," in bootstrapped(notebook, tmp_path).stderr
 
 
 @pytest.mark.parametrize("start", [".", "runs/notebook"])
 def test_it_finds_the_project_from_its_folder_and_from_one_inside(notebook, tmp_path, start):
     (tmp_path / "lab").mkdir()
-    (tmp_path / "lab" / "experiment.py").touch()
+    (tmp_path / "model.py").touch()
+    (tmp_path / "utils.py").touch()
     (tmp_path / start).mkdir(parents=True, exist_ok=True)
     before = sorted(tmp_path.rglob("*"))
     ended = bootstrapped(notebook, tmp_path / start)
@@ -109,7 +128,9 @@ def test_it_runs_as_in_colab_from_an_empty_folder_with_its_quick_setting(noteboo
     subprocess.run(["git", "clone", "--quiet", "--bare", str(HERE), str(source)], check=True)
     alone = nbformat.read(NOTEBOOK, as_version=4)
     bootstrap = code_cells(alone)[0]
-    bootstrap.source = re.sub(r'^REPOSITORY = ".*?"', f"REPOSITORY = {str(source)!r}", bootstrap.source)
+    bootstrap.source = re.sub(
+        r'^REPOSITORY = ".*"', f"REPOSITORY = {str(source)!r}", bootstrap.source, flags=re.MULTILINE
+    )
     assert str(source) in bootstrap.source
     tagged(alone, "parameters").source += '\nQUICK, DATASET, DEVICE = True, "stand-in", "cpu"'
     folder = tmp_path / "colab"

@@ -207,7 +207,7 @@ def test_orthogonalized_of_zero_is_zero():
 def test_muon_treats_hidden_weights_and_leaves_the_rest_to_adam_at_its_own_rate():
     net, twin = copies()
     ours = make("muon", net, lr=0.3, lr_rest=0.02, momentum=0.6)
-    oracle = torch.optim.Adam(twin.parameters(), lr=0.02, betas=ours.param_groups[-1]["betas"])
+    oracle = torch.optim.Adam(twin.parameters(), lr=0.02, betas=(0.9, 0.95))
     for _ in range(3):
         same_gradients(net, twin)
         ours.step()
@@ -305,7 +305,7 @@ def test_a_step_with_a_closure_evaluates_it_with_gradients_and_returns_its_loss(
     assert all(map(torch.equal, net.parameters(), twin.parameters()))
 
 
-def test_muon_alone_evaluates_its_closure_too():
+def test_muon_by_itself_evaluates_its_closure_too():
     weight = nn.Parameter(torch.ones(2, 3))
     optimizer = Muon([weight], lr=0.1, momentum=0.5)
 
@@ -397,6 +397,27 @@ def test_a_group_that_is_added_later_is_trained_by_the_last_part():
     torch.testing.assert_close(late.detach(), torch.full((3,), 0.98))  # Adam's first step is its rate
 
 
-def test_nothing_cannot_be_combined():
+def test_a_network_of_one_layer_can_be_scheduled_too():
+    optimizer = make("muon", nn.Linear(3, 2), lr_rest=0.02)
+    torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=0.02, total_steps=4, base_momentum=0.8, max_momentum=0.9
+    )
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.9, 0.95)}
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "said"),
+    [
+        ((3, 4), {"lr": -1.0}, "lr=-1.0"),
+        ((3, 4), {"momentum": 1.0}, "momentum=1.0"),
+        ((3,), {}, "two dimensions"),
+    ],
+)
+def test_muon_refuses_what_it_is_not_for(shape, options, said):
+    with pytest.raises(ValueError, match=said):
+        Muon([nn.Parameter(torch.ones(shape))], **options)
+
+
+def test_combining_no_optimizers_is_an_error():
     with pytest.raises(ValueError, match="at least one"):
         Combined()

@@ -128,7 +128,7 @@ def test_the_first_difference_is_named_with_both_values(changes, said):
     assert history.difference(replace(history, **changes)) == said
 
 
-def test_figures_and_processor_do_not_tell_runs_apart_nor_do_tuples_and_lists():
+def test_figures_processor_tuples_and_lists_do_not_distinguish_runs():
     history = a_history(data={"train": {"size": [1, 2]}})
     same = replace(history, train_loss=[1.0], machine={"cpus": 9, "dtype": "float32"}, start="other")
     assert history.difference(replace(same, data={"train": {"size": (1, 2)}})) == ""
@@ -148,7 +148,7 @@ def network(norm: nn.Module | None = None) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), norm or nn.BatchNorm2d(4))
 
 
-def test_a_network_is_told_from_one_with_other_modules_shapes_or_frozen_parts():
+def test_a_network_is_distinguished_from_one_with_other_modules_shapes_or_frozen_parts():
     frozen = network()
     frozen[0].weight.requires_grad_(False)
     others = [network(nn.GroupNorm(1, 4)), network(nn.GroupNorm(2, 4)), frozen, network(nn.Conv2d(4, 4, 1))]
@@ -202,7 +202,7 @@ def test_a_checkpoint_restores_network_optimizer_and_history(tmp_path):
     net, optimizer, store = a_checkpoint(tmp_path / "run.pt")
     history = a_history(train_loss=[1.0])
     store.save(history)
-    other, fresh = network(), None
+    other = network()
     fresh = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9)
     assert Checkpoint(tmp_path / "run.pt", other, fresh).resume(a_history()) == history
     assert weights_digest(other) == weights_digest(net)
@@ -210,7 +210,7 @@ def test_a_checkpoint_restores_network_optimizer_and_history(tmp_path):
     assert all(torch.equal(one["momentum_buffer"], two["momentum_buffer"]) for one, two in states)
 
 
-def test_without_a_file_a_run_begins(tmp_path):
+def test_without_a_file_a_run_starts_from_scratch(tmp_path):
     _, _, store = a_checkpoint(tmp_path / "run.pt")
     new = a_history()
     assert store.resume(new) is new

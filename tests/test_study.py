@@ -7,12 +7,13 @@ import re
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from lab.recipes import Recipe
 from lab.records import History
-from lab.study import by_experiment, interval, load_results, pooled_deviation, student_t
+from lab.study import binomial_half_width, by_experiment, interval, load_results, pooled_deviation, student_t
 
 HERE = Path(__file__).resolve().parent.parent
 
@@ -211,3 +212,12 @@ def test_runs_as_fit_records_them_are_one_experiment(small):
     shorter = dataclasses.replace(runs[1], recipe=Recipe(epochs=2, batch_size=64).to_dict())
     with pytest.raises(ValueError, match=r"recipe \{'epochs': 1\}, not \{'epochs': 2\}"):
         by_experiment([runs[0], shorter])
+
+
+def test_an_interval_takes_an_array():
+    assert interval(np.array([1.0, 2.0, 3.0])) == interval([1.0, 2.0, 3.0])
+
+
+def test_the_interval_of_a_share_is_that_of_its_standard_error():
+    assert binomial_half_width(0.5, 100) == pytest.approx(1.96 * 0.05)
+    assert binomial_half_width(1.0, 100) == 0
