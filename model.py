@@ -259,9 +259,9 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
 
 # The trained networks: the SHA-256 of each file weights/NAME.pt.
 PRETRAINED: dict[str, str] = {
-    "batch-norm-muon": "9fe418171c5d91883b127972c20ba1091a965841cd4c9ad510b09393449b50b8",
-    "layer-norm-adamw-l2": "b137e0a64022906889d1fdba3c5b17d78aaefe744ce09a334a80110b268bee48",
-    "group-norm-sgd-l1": "00ee7d0d48b1f332ed9c05038c1c82958333e0df4f0a2b6ab6bb4cea95c27242",
+    "batch-norm-muon": "d5aee2ea38dee1304f1176df7b6f1158c6580a9a5964ab5fb5daa14257f54629",
+    "layer-norm-adamw-l2": "c5e4bbb4162040c8d25ad100a730f99a9bbde20f150eac862c6512361301ce45",
+    "group-norm-sgd-l1": "e2848c2cf10541e5122d77d8d011c28b67e689a1a3f898dfc0a4d7702538ec2e",
     "minute": "baada075247487e7d180dae29c39b3fef6b46ffa2e179cd799841e55af18c7ab",
     "frontier": "a01e033a5cfbd7429397bf98f544cb4f5d720b20d51d121f6c143a4f1196c400",
     "frontier-small": "cec237b38b29af526fbe6aad8992bea2641f57d83d749c036b3331089b1422b1",
