@@ -1,6 +1,6 @@
 """CIFAR-10 in memory as one uint8 tensor; batches are augmented whole, with random parameters per image.
 
-Sections: integers and seeds, the data set (CIFAR-10 or its stand-in), augmentation, loaders.
+Sections: seeds, the data set (CIFAR-10 or its stand-in), augmentation, loaders.
 
 Random numbers and constants are float32 on a stated device, whatever torch's default dtype and device are.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import math
 import numbers
-import operator
 import os
 import socket
 import warnings
@@ -27,6 +26,7 @@ import torch.utils.data
 from torch import Tensor
 from torchvision.datasets import CIFAR10
 
+from lab.checks import as_integer
 from lab.machine import pick_device
 
 # Pooled over all pixels of the 50,000 training images, in [0, 1]:
@@ -38,25 +38,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's "L"
 FOLDER = CIFAR10.base_folder  # "cifar-10-batches-py"
 DOWNLOAD_TIMEOUT = 30  # seconds without a byte, after which a download counts as failed
 
-# ---- Integers and seeds ----------------------------------------------------------------------------
-
-
-def as_integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """`value` as a Python int: a Python or NumPy integer, or an integer tensor with one element.
-
-    Raises ValueError, with `name`, the value and what was expected, for anything else (True and False
-    included), and for an integer below `least` or above `most`.
-    """
-    expected = "an integer"
-    if least is not None:
-        expected += f" of at least {least}" if most is None else f" from {least} to {most}"
-    try:
-        integer = None if isinstance(value, bool | np.bool_) else operator.index(value)
-    except TypeError:
-        integer = None
-    if integer is None or (least is not None and integer < least) or (most is not None and integer > most):
-        raise ValueError(f"{name}={value!r} must be {expected}")
-    return integer
+# ---- Seeds -----------------------------------------------------------------------------------------
 
 
 def seed_bits(seed: int) -> int:

@@ -12,18 +12,8 @@ from typing import NamedTuple
 
 import torch
 
-from lab.data import (
-    DATASETS,
-    MEAN,
-    STAND_IN,
-    STD,
-    Augment,
-    Dataset,
-    Loader,
-    as_integer,
-    load_dataset,
-    loaders_from,
-)
+from lab.checks import as_integer
+from lab.data import DATASETS, MEAN, STAND_IN, STD, Augment, Dataset, Loader, load_dataset, loaders_from
 from lab.loaders import random_states_kept
 from lab.machine import pick_device
 from lab.recipes import RECIPES, Recipe

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lab.data import Loader, as_integer, epoch_seed
+from lab.checks import as_integer
+from lab.data import Loader, epoch_seed, tensor_digest
 
 # ---- Random states ---------------------------------------------------------------------------------
 
@@ -203,14 +204,14 @@ def describe_loader(loader, seed: int) -> dict[str, Any]:
         "order": _order_digest(loader, seed),
         "dataset": None if dataset is None else type(dataset).__name__,
         "images": len(dataset) if hasattr(dataset, "__len__") else None,  # pyright: ignore[reportArgumentType]
-        "content": _digest(content),
-        "first_batch": _digest(batch),
+        "content": tensor_digest(*content),
+        "first_batch": tensor_digest(*batch),
     }
 
 
 def repeats_itself(loader, seed: int, described: dict[str, Any]) -> bool:
     """Whether another draw of the first batch from the same seed equals the one in the description."""
-    return type(loader) is Loader or _digest(first_batch(loader, seed)) == described["first_batch"]
+    return type(loader) is Loader or tensor_digest(*first_batch(loader, seed)) == described["first_batch"]
 
 
 def first_batch(loader, seed: int) -> tuple[Tensor, Tensor]:
@@ -270,11 +271,3 @@ def _held(thing) -> Iterator[Tensor]:
             yield torch.from_numpy(np.ascontiguousarray(part))
         elif isinstance(part, list | tuple) and part and all(isinstance(each, int | float) for each in part):
             yield torch.tensor(part, dtype=torch.float64)
-
-
-def _digest(tensors) -> str:
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]

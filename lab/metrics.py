@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from lab.data import as_integer
+from lab.checks import as_integer
 
 Array = ArrayLike | Tensor
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch.optim
 from torch import nn
 
-from lab.data import Augment, as_integer
+from lab.checks import as_integer
+from lab.data import Augment
 from lab.optim import OPTIMIZERS, SCHEDULES
 
 LEGACY_SIDE = 32  # pixels; the side of the images whose older records give `image_sizes` in pixels

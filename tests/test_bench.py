@@ -55,7 +55,7 @@ def test_the_command_prints_a_table_and_json_and_leaves_a_file_and_a_picture(qui
     assert json.loads(lines[-1]) == measured["summary"]
     # Neither in results/ nor in images/, beside what was measured in earnest.
     assert sorted(path.suffix for path in folder.rglob("*.*")) == [".json", ".png"]
-    assert (folder / "runs" / "bench" / "bench.png").is_file()
+    assert (folder / "runs" / "bench" / "bench-quick.png").is_file()
     assert "\n".join(lines[:-1]) == bench_text(measured)
     for norm in NORMS:
         assert sum(line.startswith(norm) for line in lines) == 2  # milliseconds, and images a second

@@ -31,7 +31,6 @@ from lab.data import (
     Augment,
     Dataset,
     Loader,
-    as_integer,
     augmented,
     cifar10_loaders,
     denormalize,
@@ -80,41 +79,9 @@ def noise(count, size=32):
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-# ---- Integers and seeds ----------------------------------------------------------------------------
+# ---- Seeds -----------------------------------------------------------------------------------------
 
 BIG = 2**200 + 7
-
-
-@pytest.mark.parametrize(
-    "value",
-    [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3, dtype=torch.uint8)],
-    ids=repr,
-)
-def test_any_kind_of_integer_becomes_a_python_int(value):
-    integer = as_integer("n", value)
-    assert type(integer) is int
-    assert integer == 3
-
-
-@pytest.mark.parametrize("value", [BIG, -BIG, np.uint64(2**64 - 1), torch.initial_seed()])
-def test_an_integer_keeps_its_value_at_any_size(value):
-    assert as_integer("n", value) == int(value)
-
-
-@pytest.mark.parametrize("value", [3.0, "3", None, True, np.float64(3), np.True_, torch.tensor(3.0), [3]])
-def test_what_is_not_an_integer_is_refused_with_its_name_and_value(value):
-    with pytest.raises(ValueError, match="n=") as error:
-        as_integer("n", value)
-    assert str(error.value) == f"n={value!r} must be an integer"
-
-
-def test_an_integer_out_of_range_is_refused_with_the_range():
-    assert [as_integer("n", value, 1, 3) for value in (1, 3)] == [1, 3]
-    with pytest.raises(ValueError, match="n=0 must be an integer of at least 1"):
-        as_integer("n", 0, 1)
-    for value in (0, 4):
-        with pytest.raises(ValueError, match=f"n={value} must be an integer from 1 to 3"):
-            as_integer("n", value, 1, 3)
 
 
 def test_small_seeds_are_kept_and_others_become_other_32_bits():
@@ -1174,7 +1141,6 @@ def test_describing_a_loader_changes_none_of_its_batches(small):
 # ---- Global state ----------------------------------------------------------------------------------
 
 CALLS = {
-    "as_integer": lambda small: as_integer("n", np.int64(3)) == 3,
     "generator_from": lambda small: generator_from(3).initial_seed() == 3,
     "stand_in": lambda small: stand_in(20, 10).train_labels.bincount().tolist() == [2] * 10,
     "split": lambda small: len(split(UNEVEN, 50, 0)[1]) == 50,

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lab.data import as_integer
+from lab.checks import as_integer
 from lab.figures.common import INK, WRONG, figure_of, new_axes, pictures, styled, suptitle, titled
 from lab.figures.images import image_grid
 from lab.metrics import Array, as_array, confusion_matrix, hard_labels

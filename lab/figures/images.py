@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from lab.data import as_integer
+from lab.checks import as_integer
 from lab.figures.common import INK, pictures, styled, suptitle, titled
 from lab.metrics import Array, as_array, hard_labels
 

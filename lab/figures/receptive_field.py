@@ -9,7 +9,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from lab.data import as_integer
+from lab.checks import as_integer
 from lab.figures.common import FAINT, figure_of, new_axes, styled, titled
 from lab.metrics import Array, as_array
 
