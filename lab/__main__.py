@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from lab.data import DATASETS, load_dataset
@@ -14,6 +15,7 @@ from lab.experiment import ABLATIONS, DTYPES, Experiment, ablations, run
 from lab.machine import pick_device
 from lab.recipes import RECIPES
 from lab.report import assess, bench_text, card, files, report_folder
+from lab.study import process_pool, run_all
 from model import CONVS, NORMS, PRETRAINED, Net, count_parameters
 
 HERE = Path(__file__).resolve().parent.parent
@@ -69,20 +71,27 @@ def _add_train(commands) -> None:
         "train",
         _train,
         help="train a network by a named recipe",
-        description="Train a network by a named recipe. The last line printed is a JSON object. The folder "
-        "gets the record, the network and, after every epoch, a checkpoint, from which the same command "
-        "continues; a finished run is not trained again.",
+        description="Train a network by a named recipe. The last lines printed are one JSON object per run. "
+        "The folder gets the record, the network and, after every epoch, a checkpoint, from which the same "
+        "command continues; a finished run is not trained again.",
     )
     parser.add_argument("--recipe", choices=RECIPES, default="default", help="how to train, and what network")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--name", help="name of the experiment; by default made from recipe, norm and conv")
     parser.add_argument("--norm", choices=NORMS, default="batch", help="normalization")
     parser.add_argument("--conv", choices=CONVS, default="mixed", help="convolution technique")
-    _add_run(parser)
+    parser.add_argument("--processes", type=int, default=1, help="runs at once, if there are several seeds")
+    _add_run(parser, seeds="+")
 
 
-def _add_run(parser: argparse.ArgumentParser, validation: int = 0) -> None:
-    parser.add_argument("--seed", type=int, default=0, help="for weights, data order and augmentation")
+def _add_run(parser: argparse.ArgumentParser, validation: int = 0, seeds: str | None = None) -> None:
+    parser.add_argument(
+        "--seed",
+        type=int,
+        nargs=seeds,
+        default=[0] if seeds else 0,
+        help="for weights, data order and augmentation" + "; one run for each" * bool(seeds),
+    )
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the results")
     _add_data_and_device(parser)
     parser.add_argument(
@@ -92,28 +101,34 @@ def _add_run(parser: argparse.ArgumentParser, validation: int = 0) -> None:
         help="hold out this many training images and evaluate on them instead of the test images",
     )
     parser.add_argument("--limit", type=int, help="at most this many training and test images")
-    parser.add_argument("--dtype", choices=DTYPES, help="by default what is fastest on this hardware")
+    parser.add_argument("--dtype", choices=DTYPES, help="by default the fastest here, found by timing")
+    parser.add_argument("--threads", type=int, help="by default all, or fewer while the machine is busy")
     parser.add_argument("--fresh", action="store_true", help="start again even if there is a checkpoint")
 
 
 def _train(options: argparse.Namespace) -> int:
-    experiment = Experiment.named(
-        options.recipe,
-        label=options.name,
-        epochs=options.epochs,
-        norm=options.norm,
-        conv=options.conv,
-        **_fields(options),
-    )
-    history = run(experiment, **_settings(options)).history
+    experiments = [
+        Experiment.named(
+            options.recipe,
+            label=options.name,
+            epochs=options.epochs,
+            norm=options.norm,
+            conv=options.conv,
+            seed=seed,
+            **_fields(options),
+        )
+        for seed in options.seed
+    ]
     first = {"recipe": options.recipe, "norm": options.norm, "conv": options.conv}
-    print(json.dumps(first | history.summary()))
+    with process_pool(options.processes) if options.processes != 1 else nullcontext() as executor:
+        for history in run_all(experiments, executor=executor, **_settings(options)):
+            print(json.dumps(first | history.summary()))
     return 0
 
 
 def _fields(options: argparse.Namespace) -> dict:
-    """What the options say about an experiment, apart from the recipe."""
-    return {name: getattr(options, name) for name in ("seed", "dataset", "validation", "limit", "dtype")}
+    """What the options say about an experiment, apart from recipe and seed."""
+    return {name: getattr(options, name) for name in ("dataset", "validation", "limit", "dtype")}
 
 
 def _settings(options: argparse.Namespace) -> dict:
@@ -122,6 +137,7 @@ def _settings(options: argparse.Namespace) -> dict:
         "out": options.out,
         "root": options.root,
         "device": options.device,
+        "threads": options.threads,
         "resume": not options.fresh,
     }
 
@@ -153,7 +169,9 @@ def _add_ablate(commands) -> None:
 
 
 def _ablate(options: argparse.Namespace) -> int:
-    chosen = ablations(options.recipe, epochs=options.epochs, only=options.only, **_fields(options))
+    chosen = ablations(
+        options.recipe, epochs=options.epochs, only=options.only, seed=options.seed, **_fields(options)
+    )
     histories = {
         change: run(experiment, **_settings(options)).history for change, experiment in chosen.items()
     }

@@ -199,6 +199,7 @@ def describe_loader(loader, seed: int) -> dict[str, Any]:
         "loader": type(loader).__name__,
         "batches": len(loader) if hasattr(loader, "__len__") and not _is_stream(loader) else None,
         "batch_size": len(batch[1]),
+        "shape": list(batch[0].shape),
         "workers": getattr(loader, "num_workers", 0),
         "sampler": None if sampler is None else type(sampler).__name__,
         "order": _order_digest(loader, seed),
@@ -207,6 +208,13 @@ def describe_loader(loader, seed: int) -> dict[str, Any]:
         "content": tensor_digest(*content),
         "first_batch": tensor_digest(*batch),
     }
+
+
+def batch_shape(loader, described: dict[str, Any]) -> tuple[int, ...]:
+    """The shape of a whole batch of images, (N, C, H, W). described: what `describe_loader` returned."""
+    if isinstance(loader, Loader):
+        return min(loader.batch_size, len(loader.images)), *loader.images.shape[1:]
+    return tuple(described["shape"])
 
 
 def repeats_itself(loader, seed: int, described: dict[str, Any]) -> bool:

@@ -36,7 +36,8 @@ class History:
     on the augmented images, while the network changes. Accuracies are in [0, 1]. `lr` is the rate of the
     epoch's last step. `seconds` times the training steps with their augmentation, without evaluations or
     the teacher's part. `gflops` is the rate of a large matrix product in the run's number format, measured
-    after the epoch, if it was measured.
+    after the epoch, if it was measured. `threads` are the numbers of threads used in the epoch. `timed` are
+    the microseconds per image of a training step in each number format and layout, if they were timed.
 
     `evaluated_on` is "test", or "validation" if the run was evaluated on held-out training images: its
     figures are in the lists of that name, and the lists of the other name are empty. The accuracy "with
@@ -62,6 +63,8 @@ class History:
     lr: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     gflops: list[float] = field(default_factory=list)
+    threads: list[list[int]] = field(default_factory=list)
+    timed: dict[str, float] = field(default_factory=dict)
     test_accuracy_flips: float | None = None
     validation_accuracy_flips: float | None = None
     evaluated_on: str = "test"
@@ -274,6 +277,14 @@ class Checkpoint:
         if self.path.is_dir():
             raise ValueError(f"checkpoint={str(path)!r} is a folder; give a file")
         self.net, self.optimizer, self.scaler = net, optimizer, scaler
+
+    @staticmethod
+    def machine_in(path: str | Path) -> dict[str, Any]:
+        """What the History in a checkpoint says of the machine; empty without a file that can be read."""
+        try:
+            return dict(torch.load(path, map_location="cpu", weights_only=True)["history"]["machine"])
+        except Exception:  # no file, or one that `resume` refuses with the reason
+            return {}
 
     def _content(self, history: History) -> bytes:
         state = {

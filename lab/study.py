@@ -1,14 +1,77 @@
-"""Studies: the records of several runs, and what they say together."""
+"""Studies: several experiments, carried out one after another or at once, and what their records say."""
 
 from __future__ import annotations
 
 import math
+import multiprocessing
 import statistics
+import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+from tqdm import tqdm
+
+from lab.checks import as_integer
+from lab.experiment import Experiment, run
 from lab.records import History
+
+# ---- Runs ------------------------------------------------------------------------------------------
+
+
+def run_all(
+    experiments: Iterable[Experiment],
+    out: str | Path = "runs",
+    *,
+    executor: Executor | None = None,
+    progress: bool = True,
+    **options,
+) -> list[History]:
+    """Carry out experiments, as `run` does, and return their Histories in the order given.
+
+    executor: any of concurrent.futures, such as `process_pool(2)`; None runs them here, one after another.
+    options: those of `run`. Runs that are finished are not trained again, so after an interruption the same
+    call continues. If a run fails, the others are carried out first.
+
+    Raises ValueError if two experiments would write the same files, and whatever the first failed run raised.
+    """
+    experiments = list(experiments)
+    stems = Counter(experiment.stem for experiment in experiments)
+    if twice := [stem for stem, count in stems.items() if count > 1]:
+        raise ValueError(
+            f"several experiments would write {twice[0]}.json: give them different labels or seeds"
+        )
+    if executor is None:
+        return [run(experiment, out, progress=progress, **options).history for experiment in experiments]
+    futures = [executor.submit(_history, experiment, out, options) for experiment in experiments]
+    bar = tqdm(as_completed(futures), "runs", len(futures), disable=not progress or sys.stderr is None)
+    for future in bar:
+        if not future.exception():
+            bar.set_postfix_str(future.result().name)
+    return [future.result() for future in futures]
+
+
+def _history(experiment: Experiment, out: str | Path, options: dict) -> History:
+    return run(experiment, out, progress=False, **options).history
+
+
+def process_pool(processes: int) -> ProcessPoolExecutor:
+    """New processes for `run_all`, which share this process's number of threads equally.
+
+    Several processes of one thread each do more runs in an hour than one after another with all threads,
+    because small steps leave threads waiting for each other.
+    """
+    processes = as_integer("processes", processes, 1)
+    return ProcessPoolExecutor(
+        processes,
+        mp_context=multiprocessing.get_context("spawn"),  # a fork of a process with threads can hang
+        initializer=torch.set_num_threads,
+        initargs=(max(1, torch.get_num_threads() // processes),),
+    )
+
 
 # ---- Records ---------------------------------------------------------------------------------------
 
@@ -35,14 +98,14 @@ def by_experiment(histories: Iterable[History]) -> dict[tuple[str, str], list[Hi
     for history in histories:
         groups.setdefault((history.name, history.dataset), []).append(history)
     for (name, _), runs in groups.items():
-        seeds = [run.seed for run in runs]
+        seeds = [each.seed for each in runs]
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"the runs named {name!r} have the seeds {seeds}: each may occur only once")
-        complete = next((run for run in runs if run.data and run.network), runs[0])
-        for run in runs:
-            if difference := _difference(complete, run):
+        complete = next((each for each in runs if each.data and each.network), runs[0])
+        for other in runs:
+            if difference := _difference(complete, other):
                 raise ValueError(
-                    f"the runs named {name!r} with seeds {complete.seed} and {run.seed} differ: "
+                    f"the runs named {name!r} with seeds {complete.seed} and {other.seed} differ: "
                     f"{difference}; give them different names"
                 )
     return groups

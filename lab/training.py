@@ -13,16 +13,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lab.checks import as_integer
 from lab.data import Loader
 from lab.fast import fast_layers
 from lab.loaders import (
+    batch_shape,
     batches_of,
     describe_loader,
     loader_kept,
@@ -36,6 +37,7 @@ from lab.metrics import accuracy_of
 from lab.optim import is_weight
 from lab.recipes import Recipe
 from lab.records import Checkpoint, History, describe_network, weights_digest
+from lab.tuning import FEW_STEPS, LAYOUTS, Format, Threads, fastest_format, known_format, threads_for
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -53,6 +55,7 @@ def train(
     before_step: Callable[[int], float | None] | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    layout: torch.memory_format = torch.channels_last,
     scaler: torch.amp.GradScaler | None = None,
 ) -> tuple[float, float]:
     """Train for one epoch; returns the mean loss and the accuracy, in [0, 1], over the images seen.
@@ -62,16 +65,16 @@ def train(
     not biases or norms; the loss returned does not include them. before_step: called with the index of each
     batch before its step, to set learning rates, for example; if it returns a number, the images are
     resized by this factor on their sides. device: None is the device of `net`. dtype: what convolutions
-    compute in; None follows the processor. scaler: scales the loss for float16, so that small gradients do
-    not vanish, and skips a step that overflows; None makes one if `dtype` is float16.
+    compute in; None finds the faster format for this network by timing, once a process (`fastest_format`).
+    layout: of the images in memory. scaler: scales the loss for float16, so that small gradients do not
+    vanish, and skips a step that overflows; None makes one if the format is float16.
 
     All parts of the network are in training mode during the epoch; their modes are restored afterwards. As
     any training does, this draws from torch's random state and advances the loader's epoch. From the first
     call on, this process keeps the memory that it frees (`keep_freed_memory`).
     """
     device = _device_of(net, device)
-    dtype = number_format(device, dtype)
-    scaler = scaler or grad_scaler(device, dtype)
+    dtype = None if dtype is None else number_format(device, dtype)
     keep_freed_memory()
     weights = [p for p in net.parameters() if is_weight(p)] if l1 or l2 else []
     loss_sum = torch.zeros((), device=device)
@@ -80,8 +83,11 @@ def train(
     with _modes_kept(net), fast_layers(net, device), _no_autocast(device):
         net.train()
         for index, (images, labels) in enumerate(loader):
+            if dtype is None:
+                dtype = _training_format(net, loader, images.shape, device)
+            scaler = scaler or grad_scaler(device, dtype)
             factor = before_step(index) if before_step else None
-            images = _resized(_moved(images, device), factor)
+            images = _resized(_moved(images, device, layout), factor)
             labels = _targets(labels).to(device, non_blocking=True)
             with _autocast(device, dtype):
                 logits = net(images)
@@ -126,22 +132,24 @@ def evaluate(
     flips: bool = False,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    layout: torch.memory_format = torch.channels_last,
 ) -> tuple[Tensor, Tensor]:
     """The float logits (N, classes) and the labels of every image, in the loader's order, on the CPU.
 
     Labels are classes (N,) or probabilities (N, classes), as the loader yields them. flips: average the
-    logits of each image and its mirror image. device: None is the device of `net`. dtype: as for `train`.
+    logits of each image and its mirror image. device: None is the device of `net`. dtype: None is the format
+    found for training such a network, or the hardware's. layout: of the images in memory.
     The modes of the network, the random states and the loader's epoch are as before at the end.
     """
     device = _device_of(net, device)
-    dtype = number_format(device, dtype)
+    dtype = known_format(net, device) if dtype is None else number_format(device, dtype)
     logits, labels = [], []
     with random_states_kept(device), loader_kept(loader), _modes_kept(net), fast_layers(net, device):
         net.eval()
         # no_grad, not inference_mode: tensors that a loader caches here must remain usable for training.
         with torch.no_grad(), _no_autocast(device), _autocast(device, dtype):
             for batch, batch_labels in loader:
-                images = _moved(batch, device)
+                images = _moved(batch, device, layout)
                 batch_logits = net(images).float()
                 if flips:
                     batch_logits = (batch_logits + net(images.flip(-1)).float()) / 2
@@ -163,7 +171,7 @@ def distilled(
     """A copy of `loader` with the teacher's probabilities (N, classes) as labels.
 
     They are the softmax of its logits, divided by `temperature`, averaged over each image and its mirror
-    image, without other augmentation: a single pass over the images. device, dtype: as for `train`.
+    image, without other augmentation: a single pass over the images. device, dtype: as for `evaluate`.
 
     Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", arXiv 1503.02531.
     """
@@ -188,12 +196,14 @@ def test(
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    layout: torch.memory_format = torch.channels_last,
 ) -> tuple[float, float]:
     """Mean cross-entropy and accuracy, in [0, 1], over the images of `loader`; trains nothing.
 
-    Labels are classes (N,) or probabilities (N, classes), of which the likeliest counts.
+    Labels are classes (N,) or probabilities (N, classes), of which the likeliest counts. device, dtype,
+    layout: as for `evaluate`.
     """
-    logits, labels = evaluate(net, loader, device=device, dtype=dtype)
+    logits, labels = evaluate(net, loader, device=device, dtype=dtype, layout=layout)
     return F.cross_entropy(logits, labels).item(), accuracy_of(logits, labels)
 
 
@@ -203,8 +213,14 @@ def _device_of(net: nn.Module, device: str | torch.device | None) -> torch.devic
     return next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
 
 
-def _moved(images: Tensor, device: torch.device) -> Tensor:
-    layout = torch.channels_last if images.ndim == 4 else torch.preserve_format
+def _training_format(net, loader, shape: torch.Size, device: torch.device) -> torch.dtype:
+    if hasattr(loader, "__len__") and len(loader) >= FEW_STEPS:
+        return fastest_format(net, shape, device, (torch.channels_last,)).format.dtype
+    return known_format(net, device)
+
+
+def _moved(images: Tensor, device: torch.device, layout: torch.memory_format) -> Tensor:
+    layout = layout if images.ndim == 4 else torch.preserve_format
     return images.to(device, non_blocking=True, memory_format=layout)
 
 
@@ -260,6 +276,8 @@ def fit(
     seed: int | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    layout: str | None = None,
+    threads: int | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = True,
     progress: bool = True,
@@ -272,8 +290,11 @@ def fit(
     the recipe says of them. test_loader: None to test nothing; if it has an attribute `part` that is
     "validation", its figures are recorded as those of held-out images. seed: any integer, for the data's
     order, the augmentation and dropout; None is the loader's own, or 0. The weights are the network's own,
-    so seed torch before making it. device: None picks CUDA or MPS if available. dtype: what convolutions
-    compute in; None follows the processor. checkpoint: a file written after every epoch; if it is there and
+    so seed torch before making it. device: None picks CUDA or MPS if available. dtype, layout: what
+    convolutions compute in, and a name in LAYOUTS; without a dtype, they are those of the checkpoint, or what
+    `fastest_format` finds by timing; with one, the layout is by default channels_last. threads: None is
+    torch's number, or fewer while the machine is busy (`Threads`); results are equal to the last bit for a
+    given format and a fixed number. checkpoint: a file written after every epoch; if it is there and
     `resume` is set, the run resumes from it and ends as if it had never stopped. progress: show a bar.
     measure_peak: time a large matrix product after every epoch, for `History.peak_tflop`. name: of the
     experiment, shown in the bar and kept in the History; the network's class if empty.
@@ -285,33 +306,58 @@ def fit(
     from another run, that is if anything differs that `History.identity` lists (the file is not changed).
     Warns if that run began from other weights, or if it is seen that resuming cannot be exact.
     """
-    _check(recipe, train_loader, test_loader, name)
+    _check(recipe, train_loader, test_loader, name, layout, threads)
     device = pick_device(device)
-    compute: dict[str, Any] = {"device": device, "dtype": number_format(device, dtype)}
-    seed = seed_of(seed, train_loader)
-    with random_states_kept(device), loader_kept(train_loader), _modes_kept(net), _channels_last(net, device):
-        optimizer, scaler = recipe.make_optimizer(net), grad_scaler(**compute)
-        schedule = _Schedule(recipe, optimizer, batches_of(train_loader))
-        history = _new_history(net, train_loader, test_loader, recipe, seed, name, **compute)
-        store = None if checkpoint is None else Checkpoint(checkpoint, net, optimizer, scaler)
-        if store is not None:
-            history = _resumed(store, history, net, train_loader, resume)
-        with schedule.bar(history, progress) as bar:
-            for epoch in range(history.epochs, recipe.epochs):
-                rewind(train_loader, seed, epoch, net)
-                options = {"before_step": schedule.before_steps_of(epoch, bar), "scaler": scaler, **compute}
-                _train_epoch(history, net, train_loader, optimizer, recipe, options)
-                if measure_peak:
-                    history.gflops.append(matmul_rate(**compute))
-                if test_loader is not None:
-                    _test_epoch(history, net, test_loader, **compute)
-                schedule.check_length()
-                bar.set_postfix(_shown(history))
-                if store is not None:
-                    store.save(history)
-        if test_loader is not None:
-            _test_flips(history, net, test_loader, **compute)
+    seed, batches = seed_of(seed, train_loader), batches_of(train_loader)
+    with random_states_kept(device), loader_kept(train_loader), _modes_kept(net):
+        new = _new_history(net, train_loader, test_loader, recipe, seed, name, device)
+        shape, steps = batch_shape(train_loader, new.data["train"]), recipe.epochs * batches
+        chosen = _format(net, new, shape, steps, device, dtype, layout, checkpoint if resume else None)
+        pace = threads_for(net, shape, device, chosen, steps, threads)
+        with _laid_out(net, device, chosen.layout), pace as pace:
+            compute = {"device": device, **chosen._asdict()}
+            optimizer, scaler = recipe.make_optimizer(net), grad_scaler(device, chosen.dtype)
+            schedule = _Schedule(recipe, optimizer, batches, pace)
+            store = None if checkpoint is None else Checkpoint(checkpoint, net, optimizer, scaler)
+            history = new if store is None else _resumed(store, new, net, train_loader, resume)
+            with schedule.bar(history, progress) as bar:
+                for epoch in range(history.epochs, recipe.epochs):
+                    rewind(train_loader, seed, epoch, net)
+                    options = {
+                        "before_step": schedule.before_steps_of(epoch, bar),
+                        "scaler": scaler,
+                        **compute,
+                    }
+                    _train_epoch(history, net, train_loader, optimizer, recipe, options)
+                    schedule.end_epoch(history)
+                    if measure_peak:
+                        history.gflops.append(matmul_rate(device, chosen.dtype))
+                    if test_loader is not None:
+                        _test_epoch(history, net, test_loader, **compute)
+                    bar.set_postfix(_shown(history))
+                    if store is not None:
+                        store.save(history)
+            if test_loader is not None:
+                _test_flips(history, net, test_loader, **compute)
     return history
+
+
+def _format(
+    net, new: History, shape, steps: int, device, dtype, layout: str | None, checkpoint: str | Path | None
+) -> Format:
+    """The number format and layout of a run. `new` gets them, and the times by which they were chosen."""
+    before = {} if checkpoint is None else Checkpoint.machine_in(checkpoint)
+    if dtype is None and "dtype" in before:
+        dtype, layout = getattr(torch, before["dtype"]), layout or before.get("layout")
+    layouts = LAYOUTS if layout is None else {layout: LAYOUTS[layout]}
+    if dtype is not None:
+        chosen = Format(number_format(device, dtype), next(iter(layouts.values())))
+    elif steps < FEW_STEPS:
+        chosen = Format(known_format(net, device), next(iter(layouts.values())))
+    else:
+        chosen, new.timed = fastest_format(net, shape, device, tuple(layouts.values()))
+    new.machine |= dict(zip(("dtype", "layout"), str(chosen).split(), strict=True))
+    return chosen
 
 
 def _train_epoch(history: History, net, loader, optimizer, recipe: Recipe, options: dict) -> None:
@@ -335,11 +381,15 @@ def _test_flips(history: History, net, loader, **compute) -> None:
     setattr(history, f"{history.evaluated_on}_accuracy_flips", accuracy)
 
 
-def _check(recipe: Recipe, train_loader, test_loader, name: str) -> None:
+def _check(recipe: Recipe, train_loader, test_loader, name: str, layout: str | None, threads) -> None:
     if not isinstance(recipe, Recipe):
         raise ValueError(f"recipe={recipe!r} must be a Recipe; RECIPES has the named ones")
     if not isinstance(name, str):
         raise ValueError(f"name={name!r} must be a string")
+    if layout not in (None, *LAYOUTS):
+        raise ValueError(f"unknown layout {layout!r}; choose one of {', '.join(map(repr, LAYOUTS))}")
+    if threads is not None:
+        as_integer("threads", threads, 1)
     if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
         raise ValueError(
             "training needs gradients: call fit outside torch.no_grad() and torch.inference_mode()"
@@ -356,8 +406,8 @@ def _check(recipe: Recipe, train_loader, test_loader, name: str) -> None:
         )
 
 
-def _new_history(net, train_loader, test_loader, recipe, seed, name, *, device, dtype) -> History:
-    """What the run is, before its first epoch."""
+def _new_history(net, train_loader, test_loader, recipe, seed, name, device) -> History:
+    """What the run is, before its first epoch, apart from the number format."""
     part = "validation" if getattr(test_loader, "part", "") == "validation" else "test"
     data = {"train": describe_loader(train_loader, seed)}
     if test_loader is not None:
@@ -378,7 +428,7 @@ def _new_history(net, train_loader, test_loader, recipe, seed, name, *, device, 
         parameters=sum(parameter.numel() for parameter in net.parameters()),
         recipe=recipe.to_dict() | done,
         seed=seed,
-        machine=machine(device) | {"dtype": str(dtype).removeprefix("torch.")},
+        machine=machine(device),
         evaluated_on=part,
         data=data,
         network=network,
@@ -414,12 +464,11 @@ def _resumed(store: Checkpoint, new: History, net: nn.Module, train_loader, resu
 
 
 @contextmanager
-def _channels_last(net: nn.Module, device: torch.device) -> Iterator[None]:
-    """The network on `device` with channels last; at the end in its own memory, without gradients."""
+def _laid_out(net: nn.Module, device: torch.device, layout: torch.memory_format) -> Iterator[None]:
+    """The network on `device` in the layout; at the end in its own memory, without gradients."""
     before = [(parameter, parameter.data) for parameter in net.parameters() if parameter.ndim == 4]
     strides = {name: buffer.stride() for name, buffer in net.named_buffers() if buffer.ndim == 4}
-    # Faster in float32 as well: a step takes 0.76 of the time of channels first (0.88 with only AVX2).
-    net.to(device).to(memory_format=torch.channels_last)
+    net.to(device).to(memory_format=layout)
     try:
         yield
     finally:
@@ -437,10 +486,10 @@ def _strided(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
 
 
 class _Schedule:
-    """Sets the learning rates and image sizes before each step, and counts the steps of an epoch."""
+    """Sets learning rates, image sizes and threads before each step, and counts the steps of an epoch."""
 
-    def __init__(self, recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int):
-        self.recipe, self.optimizer, self.steps = recipe, optimizer, steps
+    def __init__(self, recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int, threads: Threads):
+        self.recipe, self.optimizer, self.steps, self.threads = recipe, optimizer, steps, threads
         self.peak = [group["lr"] for group in optimizer.param_groups]
         self.taken = 0  # steps of this epoch
         self.name = ""
@@ -466,12 +515,20 @@ class _Schedule:
                 group["lr"] = lr * self.recipe.lr_factor(done)
             self.taken = index + 1
             bar.update()
-            return self.recipe.image_scale(done)
+            scale = self.recipe.image_scale(done)
+            before, threads = self.threads.count, self.threads
+            threads.before_step(1.0 if scale is None else scale)
+            if threads.count != before:
+                bar.set_postfix_str(f"busy machine: {threads.count} of {threads.most} threads")
+            return scale
 
         return before_step
 
-    def check_length(self) -> None:
-        """Warn if the loader did not yield as many batches as it said."""
+    def end_epoch(self, history: History) -> None:
+        """Record the threads used, and warn if the loader did not yield as many batches as it said."""
+        self.threads.pause()
+        history.threads.append(sorted(self.threads.used))
+        self.threads.used = {self.threads.count}
         if self.taken != self.steps:
             warnings.warn(
                 f"the loader's len() is {self.steps}, but it yielded {self.taken} batches; learning rate and "
