@@ -14,8 +14,8 @@ from lab.data import DATASETS, load_dataset
 from lab.experiment import ABLATIONS, DTYPES, Experiment, ablations, run
 from lab.machine import pick_device
 from lab.recipes import RECIPES
-from lab.report import assess, bench_text, card, files, report_folder
-from lab.study import process_pool, run_all
+from lab.report import assess, bench_text, card, files, ladder_table, report_folder
+from lab.study import LADDER, ladder_experiments, process_pool, run_all
 from model import CONVS, NORMS, PRETRAINED, Net, count_parameters
 
 HERE = Path(__file__).resolve().parent.parent
@@ -25,7 +25,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_add_train, _add_ablate, _add_evaluate, _add_card, _add_report, _add_bench, _add_publish):
+    for add in (
+        _add_train,
+        _add_ladder,
+        _add_ablate,
+        _add_evaluate,
+        _add_card,
+        _add_report,
+        _add_bench,
+        _add_publish,
+    ):
         add(commands)
     options = parser.parse_args(arguments)
     try:
@@ -140,6 +149,30 @@ def _settings(options: argparse.Namespace) -> dict:
         "threads": options.threads,
         "resume": not options.fresh,
     }
+
+
+def _add_ladder(commands) -> None:
+    parser = _command(
+        commands,
+        "ladder",
+        _ladder,
+        help="measure how long this machine takes to reach each accuracy",
+        description="Train every rung of the ladder with its seeds, one run after another, because their "
+        "times count, and print a table. Runs that are finished are not trained again. For times that can be "
+        "compared, nothing else should run on the machine.",
+    )
+    names = [rung.recipe for rung in LADDER]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="only these rungs")
+    parser.add_argument("--out", type=Path, default=Path("runs/ladder"), help="folder for the results")
+    parser.add_argument("--root", type=Path, help="the folder that holds cifar-10-batches-py")
+    parser.add_argument("--device", help="cuda, mps or cpu; by default the first that is available")
+
+
+def _ladder(options: argparse.Namespace) -> int:
+    data = load_dataset("cifar10", options.root)
+    experiments = ladder_experiments(options.only, dataset="cifar10")
+    print(ladder_table(run_all(experiments, options.out, data=data, device=options.device)))
+    return 0
 
 
 def _add_ablate(commands) -> None:

@@ -14,8 +14,10 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,14 +39,15 @@ from lab.recipes import RECIPES, Recipe
 from lab.records import write_whole
 from lab.report import bench_summary
 from lab.training import fit, train
+from lab.tuning import FEW_STEPS, Format, fastest_format, threads_for
 from model import CONVS, NORMS, Net
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured; the default takes three minutes on two idle processor cores."""
+    """How much is measured; the default takes about seven minutes on two idle processor cores."""
 
-    rounds: int = 5  # timings of each task; odd, so that the median is one of them
+    rounds: int = 3  # timings of each task; odd, so that the median is one of them
     limit: float = 400.0  # seconds; a slow or busy machine does fewer rounds, but at least one
     seconds: float = 0.3  # duration of a timing, about: a thousand times the cost of the loop around it
     sizes: tuple[int, ...] = (1024, 2048, 4096)  # rows of square matrices
@@ -54,6 +57,8 @@ class Plan:
     batch_sizes: tuple[int, ...] = (64, 128, 256, 512, 1024)
     widths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
     image_sizes: tuple[int, ...] = (16, 24, 32, 48, 64)  # pixels
+    company_rounds: int = 3  # trainings alone and in company
+    company_seconds: float = 9.0  # of such a training, of which the second half counts
 
 
 FULL = Plan()
@@ -67,6 +72,8 @@ QUICK = Plan(  # only shows that the benchmark works
     batch_sizes=(16, 32),
     widths=(0.5, 1.0),
     image_sizes=(16, 24),
+    company_rounds=1,
+    company_seconds=0.5,
 )
 FASTEST = "minute"  # the recipe whose training step is compared with the peak
 GPU_SIZES = (8192, 16384)  # further rows for a GPU, which reaches its peak there; a CPU would take a minute
@@ -129,14 +136,26 @@ def product(size: int, dtype: torch.dtype, device: torch.device) -> Work:
     return work
 
 
-def step(net: nn.Module, recipe: Recipe, batch_size: int, device: torch.device, size: int = 32) -> Work:
+def step(
+    net: nn.Module,
+    recipe: Recipe,
+    batch_size: int,
+    device: torch.device,
+    size: int = 32,
+    *,
+    dtype: torch.dtype,
+) -> Work:
     """A training step on a batch of size x size pixels that is already on the device."""
     net.to(device).to(memory_format=torch.channels_last)
     optimizer = recipe.make_optimizer(net)
+    batch = _batch(batch_size, device, size)
+    return lambda count: train(net, [batch] * count, optimizer, device=device, dtype=dtype)
+
+
+def _batch(batch_size: int, device: torch.device, size: int = 32) -> tuple[Tensor, Tensor]:
     images = torch.randn(batch_size, 3, size, size, generator=torch.Generator().manual_seed(0))
     images = images.to(device, memory_format=torch.channels_last)
-    labels = torch.arange(batch_size, device=device) % 10
-    return lambda count: train(net, [(images, labels)] * count, optimizer, device=device)
+    return images, torch.arange(batch_size, device=device) % 10
 
 
 def step_flops(net: nn.Module, images: Tensor) -> int:
@@ -217,11 +236,14 @@ def notebook_loop(
         total += loss.item()
 
 
-def ours(net: nn.Module, data: Dataset, recipe: Recipe, plan: Plan, device: torch.device) -> Timing:
+def ours(
+    net: nn.Module, data: Dataset, recipe: Recipe, plan: Plan, device: torch.device, dtype: torch.dtype
+) -> Timing:
     """A timing of the first `plan.batches` training steps of `fit`."""
     loader, *_ = _loaders(data, recipe, plan.batch_size, device, limit=plan.batches * plan.batch_size)
     recipe = replace(recipe, epochs=1)
-    return lambda: fit(net, loader, None, recipe, device=device, progress=False).train_seconds
+    options = {"device": device, "dtype": dtype, "progress": False}
+    return lambda: fit(net, loader, None, recipe, **options).train_seconds
 
 
 def _loaders(
@@ -245,16 +267,20 @@ def started(dataset: str, root: str | Path | None, device: torch.device) -> tupl
     """Start a new process that trains: its seconds from the first import to the end of the first training
     step, and the most bytes of memory that it held, None if unknown.
     """
-    paths = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
     child = subprocess.run(
         [sys.executable, "-c", CHILD, dataset, str(root or ""), str(device)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        env=_environment(),
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
     seconds, peak = json.loads(child.stdout.splitlines()[-1])
     return seconds, peak
+
+
+def _environment() -> dict[str, str]:
+    paths = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def start(began: float, dataset: str, root: str, device_name: str) -> None:
@@ -283,6 +309,130 @@ def peak_memory() -> int | None:
     return most if sys.platform == "darwin" else most * 1024  # kilobytes elsewhere
 
 
+# ---- Kernels ---------------------------------------------------------------------------------------
+
+CHANNELS, SIDE = 64, 16  # of the maps that each kernel gets
+
+
+def _conv(kernel_size=3, **options) -> nn.Conv2d:
+    padding = options.get("dilation", 1) * (kernel_size - 1) // 2
+    return nn.Conv2d(CHANNELS, CHANNELS, kernel_size, padding=padding, bias=False, **options)
+
+
+# Each layer, and its like: a plainer layer on the same maps, with as much work or more, which it should not
+# take much longer than.
+KERNELS: dict[str, tuple[Callable[[], nn.Module], str | None]] = {
+    "convolution 3x3": (_conv, None),
+    "convolution 3x3, dilated": (partial(_conv, dilation=2), "convolution 3x3"),
+    "convolution 3x3, 8 groups": (partial(_conv, groups=8), "convolution 3x3"),
+    "convolution 1x1": (partial(_conv, 1), None),
+    "depthwise 3x3": (partial(_conv, groups=CHANNELS), None),
+    "depthwise 3x3, strided": (partial(_conv, groups=CHANNELS, stride=2), "depthwise 3x3"),
+    "depthwise 3x3, dilated": (partial(_conv, groups=CHANNELS, dilation=2), "depthwise 3x3"),
+    "depthwise 7x7": (partial(_conv, 7, groups=CHANNELS), None),
+    "batch norm": (partial(nn.BatchNorm2d, CHANNELS), None),
+    "batch norm, 56 channels": (partial(nn.BatchNorm2d, 56), "batch norm"),
+    "layer norm": (partial(nn.GroupNorm, 1, CHANNELS), "batch norm"),
+    "group norm": (partial(nn.GroupNorm, 8, CHANNELS), "batch norm"),
+}
+
+
+def kernel(layer: nn.Module, batch_size: int, device: torch.device, dtype: torch.dtype) -> Work:
+    """The forward and backward pass of torch's own layer, without our faster implementations."""
+    layer = layer.to(device).to(memory_format=torch.channels_last)
+    channels = layer.in_channels if isinstance(layer, nn.Conv2d) else next(layer.parameters()).numel()
+    maps = torch.randn(batch_size, int(channels), SIDE, SIDE, device=device).to(dtype)
+    maps = maps.contiguous(memory_format=torch.channels_last).requires_grad_()
+    inputs = [maps, *layer.parameters()]
+
+    def work(count: int) -> None:
+        for _ in range(count):
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False):
+                out = layer(maps)
+            torch.autograd.grad(out, inputs, torch.ones_like(out))
+
+    return work
+
+
+# ---- In company ------------------------------------------------------------------------------------
+
+COMPANIONS = {  # programs that say when they are running, and run until they are ended
+    "busy process": "print('ready', flush=True)\nwhile True: pass",
+    "second training": "from lab.bench import accompany; accompany({dtype!r})",
+}
+
+
+def paced(net: nn.Module, seconds: float, dtype: torch.dtype, plan: Plan, threads: int | None) -> float:
+    """The mean seconds of a training step in the second half of so many seconds, on the CPU.
+
+    threads: as for `fit`. Includes all that finding the number of threads costs.
+    """
+    device = torch.device("cpu")
+    net = net.to(memory_format=torch.channels_last)
+    optimizer = RECIPES["default"].make_optimizer(net)
+    batch, begun = _batch(plan.batch_size, device), [time.perf_counter()]
+    end = begun[0] + seconds
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        while time.perf_counter() < end or len(begun) < 4:
+            yield batch
+
+    shape, form = tuple(batch[0].shape), Format(dtype)
+    with threads_for(net, shape, device, form, FEW_STEPS, threads) as pace:
+
+        def before_step(index: int) -> None:
+            pace.before_step()
+            begun.append(time.perf_counter())
+
+        train(net, batches(), optimizer, before_step=before_step, dtype=dtype)
+    half = [moment for moment in begun if moment >= begun[-1] - seconds / 2 or moment in begun[-2:]]
+    return (half[-1] - half[0]) / (len(half) - 1)
+
+
+def accompany(dtype: str) -> None:
+    """Entry point of the second training: train until the process is ended."""
+    print("ready", flush=True)
+    paced(Net(), math.inf, getattr(torch, dtype), FULL, None)
+
+
+@contextmanager
+def companion(name: str, dtype: torch.dtype) -> Iterator[None]:
+    """One of COMPANIONS, running in a process of its own within the context."""
+    code = COMPANIONS[name].format(dtype=_name(dtype))
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=_environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            if process.stdout is None or process.stdout.readline() != "ready\n":
+                raise RuntimeError(f"the {name} did not start")
+            yield
+        finally:
+            process.kill()
+
+
+def company(plan: Plan, dtype: torch.dtype) -> dict[str, list[float]]:
+    """The seconds of a training step on the CPU, alone and beside other work, one per round.
+
+    "all threads" fixes their number; otherwise the training finds it.
+    """
+    most = torch.get_num_threads()
+    cases: dict[str, tuple[str | None, int | None]] = {
+        "alone, all threads": (None, most),
+        "alone": (None, None),
+    }
+    for name in COMPANIONS:
+        cases |= {f"beside a {name}, all threads": (name, most), f"beside a {name}": (name, None)}
+    times: dict[str, list[float]] = {case: [] for case in cases}
+    bar = tqdm(total=plan.company_rounds * len(cases), desc="in company", disable=sys.stderr is None)
+    for _ in range(plan.company_rounds):
+        for case, (name, threads) in cases.items():
+            with companion(name, dtype) if name else nullcontext():
+                times[case].append(paced(Net(), plan.company_seconds, dtype, plan, threads))
+            bar.update()
+    bar.close()
+    return times
+
+
 # ---- The whole benchmark ---------------------------------------------------------------------------
 
 
@@ -307,52 +457,72 @@ def bench(
         recipe = RECIPES[FASTEST]
         net, batch_size = Net(**recipe.net), recipe.batch_size
         flops = step_flops(net, torch.zeros(batch_size, 3, 32, 32))
-        works = _products(plan, device) | {("step", "seconds"): step(net, recipe, batch_size, device)}
-        works |= _steps(plan, RECIPES["default"], device)
+        chosen = fastest_format(net, (batch_size, 3, 32, 32), device)
+        dtype = chosen.format.dtype
+        formats = list(dict.fromkeys((torch.float32, number_format(device), dtype)))
+        works = _products(plan, formats, device)
+        for each in formats:
+            fresh = Net(**recipe.net)
+            works["step", "seconds", _name(each)] = step(fresh, recipe, batch_size, device, dtype=each)
+        works |= _steps(plan, RECIPES["default"], formats, dtype, device)
         tasks = {key: repeated(work, device, plan.seconds) for key, work in works.items()}
-        tasks |= _trainings(plan, RECIPES["default"], data, device)
+        tasks |= _trainings(plan, RECIPES["default"], data, device, dtype)
         times = alternate(tasks, plan.rounds, plan.limit)
+        times["company"] = company(plan, dtype) if device.type == "cpu" else {}
     times["step"] |= {"recipe": FASTEST, "batch_size": batch_size, "flops": flops}
     result = {
         "dataset": data.name,
-        "machine": machine(device) | {"dtype": _name(number_format(device))},
+        "machine": machine(device) | {"dtype": _name(dtype)},
         "plan": json.loads(json.dumps(asdict(plan))),  # tuples become the lists that JSON has
         "start": {"seconds": list(seconds), "bytes": list(sizes)},
+        "like": {name: like for name, (_, like) in KERNELS.items()},
+        "chosen": {"format": str(chosen.format), "microseconds": chosen.microseconds},
         **times,
     }
     return result | {"summary": bench_summary(result)}
 
 
-def _products(plan: Plan, device: torch.device) -> dict[Key, Work]:
-    dtypes = dict.fromkeys((torch.float32, number_format(device)))
+def _products(plan: Plan, formats: Iterable[torch.dtype], device: torch.device) -> dict[Key, Work]:
     sizes = plan.sizes + (GPU_SIZES if device.type == "cuda" and plan is not QUICK else ())
-    return {("matmul", _name(dtype), str(n)): product(n, dtype, device) for dtype in dtypes for n in sizes}
+    return {("matmul", _name(dtype), str(n)): product(n, dtype, device) for dtype in formats for n in sizes}
 
 
-def _steps(plan: Plan, recipe: Recipe, device: torch.device) -> dict[Key, Work]:
+def _steps(
+    plan: Plan, recipe: Recipe, formats: Iterable[torch.dtype], dtype: torch.dtype, device: torch.device
+) -> dict[Key, Work]:
     def works(axis: str, values: Iterable, make: Callable[[Any], Work]) -> dict[Key, Work]:
         return {("growth", axis, str(value)): make(value) for value in values}
 
     batch = plan.batch_size
     pairs: dict[Key, Work] = {
-        ("pairs", norm, conv): step(Net(norm, conv), recipe, batch, device)
+        ("pairs", _name(each), norm, conv): step(Net(norm, conv), recipe, batch, device, dtype=each)
+        for each in formats
         for norm in NORMS
         for conv in CONVS
     }
+    kernels: dict[Key, Work] = {
+        ("kernels", _name(each), name): kernel(make(), batch, device, each)
+        for each in formats
+        for name, (make, _) in KERNELS.items()
+    }
+    made = partial(step, recipe=recipe, device=device, dtype=dtype)
     return (
         pairs
-        | works("batch size", plan.batch_sizes, lambda n: step(Net(), recipe, n, device))
-        | works("width", plan.widths, lambda n: step(Net(width=n), recipe, batch, device))
-        | works("image size", plan.image_sizes, lambda n: step(Net(), recipe, batch, device, n))
+        | kernels
+        | works("batch size", plan.batch_sizes, lambda n: made(Net(), batch_size=n))
+        | works("width", plan.widths, lambda n: made(Net(width=n), batch_size=batch))
+        | works("image size", plan.image_sizes, lambda n: made(Net(), batch_size=batch, size=n))
     )
 
 
-def _trainings(plan: Plan, recipe: Recipe, data: Dataset, device: torch.device) -> dict[Key, Timing]:
+def _trainings(
+    plan: Plan, recipe: Recipe, data: Dataset, device: torch.device, dtype: torch.dtype
+) -> dict[Key, Timing]:
     same = replace(recipe, image_sizes=())  # as many pixels as in the conventional loop
     return {
         ("training", "conventional"): conventional(Net(), data, plan, device),
-        ("training", "ours"): ours(Net(), data, same, plan, device),
-        ("training", "ours, sizes as scheduled"): ours(Net(), data, recipe, plan, device),
+        ("training", "ours"): ours(Net(), data, same, plan, device, dtype),
+        ("training", "ours, sizes as scheduled"): ours(Net(), data, recipe, plan, device, dtype),
     }
 
 
@@ -363,7 +533,8 @@ def _name(dtype: torch.dtype) -> str:
 def write(result: Mapping[str, Any], folder: str | Path) -> Path:
     """Write the result as JSON, named after machine, data set and, if it is that, quick; returns the path."""
     host = result["machine"]
-    words = f"{host['device']} {host['processor']} {host['threads']} threads {result['dataset']}"
+    processor = f"{host['processor']} {host['instructions']}"
+    words = f"{host['device']} {processor} {host['threads']} threads {result['dataset']}"
     if result["plan"] == json.loads(json.dumps(asdict(QUICK))):
         words += " quick"
     path = Path(folder) / (re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-") + ".json")

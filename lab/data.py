@@ -78,6 +78,7 @@ class Dataset:
 
 
 DATASETS = ("auto", "cifar10", "stand-in")
+CIFAR_10 = "CIFAR-10"
 STAND_IN = "STAND-IN (not CIFAR-10)"
 
 
@@ -125,7 +126,7 @@ def _cifar10(root: str | Path | None) -> Dataset:
             f"  - unpack {CIFAR10.url} into ./data"
         ) from error
     return Dataset(
-        "CIFAR-10",
+        CIFAR_10,
         tuple(train.classes),
         _channels_first(train.data),
         torch.tensor(train.targets, device="cpu"),

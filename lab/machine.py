@@ -35,6 +35,7 @@ def machine(device: torch.device) -> dict[str, str | int]:
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processor": _processor(),
+        "instructions": _instructions(),
         "threads": torch.get_num_threads(),
         "cpus": os.cpu_count() or 1,
         "system": f"{platform.system()} {platform.machine()}",
@@ -51,6 +52,21 @@ def _processor() -> str:
             return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def _instructions() -> str:
+    """The widest instructions that PyTorch can use: processors of one name differ in them.
+
+    An environment variable that restricts oneDNN to fewer is named.
+    """
+    found = torch.backends.cpu.get_cpu_capability()
+    for name, present in (
+        ("bf16", torch.cpu._is_avx512_bf16_supported()),
+        ("AMX", torch.cpu._is_amx_tile_supported()),
+    ):
+        found += f" {name}" * present
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    return f"{found}, ONEDNN_MAX_CPU_ISA={limit}" if limit else found
 
 
 def number_format(device: torch.device, dtype: torch.dtype | None = None) -> torch.dtype:

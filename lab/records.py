@@ -16,6 +16,7 @@ import os
 import re
 import textwrap
 import threading
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,11 @@ class History:
         return self.test_accuracy_flips if self.evaluated_on == "test" else self.validation_accuracy_flips
 
     @property
+    def processor(self) -> str:
+        """What computed: the processor and its instructions, or the GPU; empty if that was not recorded."""
+        return processor_name(self.machine)
+
+    @property
     def train_seconds(self) -> float:
         """Seconds of all training steps so far."""
         return sum(self.seconds)
@@ -160,6 +166,14 @@ class History:
         history = cls(**record)
         Recipe.from_dict(history.recipe)
         return history
+
+
+def processor_name(machine: Mapping[str, Any]) -> str:
+    """The processor in a record's `machine`, in short, with its instructions if they were recorded."""
+    if machine.get("device", "cpu") not in ("cpu", "mps"):
+        return str(machine["device"])
+    name = re.sub(r"\((R|TM)\)| Processor", "", str(machine.get("processor", ""))).strip()
+    return f"{name} ({machine['instructions']})" if "instructions" in machine else name
 
 
 def _plain(value):

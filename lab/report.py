@@ -14,18 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lab.data import CIFAR_10
 from lab.metrics import accuracy_of, confusion_matrix
-from lab.records import History
+from lab.recipes import RECIPES, Recipe
+from lab.records import History, processor_name
 from lab.study import (
+    LADDER,
     binomial_half_width,
     by_experiment,
     interval,
+    ladder_experiments,
     load_results,
     pooled_deviation,
     student_t,
 )
 from lab.training import evaluate
-from model import PRETRAINED, Net, count_parameters, receptive_field
+from model import PRETRAINED, Net, count_parameters, describe, receptive_field
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
@@ -53,19 +57,22 @@ def text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def report_folder(folder: str | Path) -> str:
-    """The report on the records below `folder`, then the tables of the benchmark's results in `folder`/bench.
+    """The ladder and the report on the records below `folder`, and the benchmark's results in `folder`/bench.
 
     Raises FileNotFoundError if there is no record, and ValueError for a file that is neither.
     """
-    tables = [report(load_results(folder))]
+    histories = load_results(folder)
+    tables = [*filter(None, [ladder_table(histories)]), report(histories)]
+    results: list[Mapping[str, Any]] = []
     for path in sorted((Path(folder) / "bench").glob("*.json")):
         if path.stem.endswith("-quick"):  # its figures mean nothing
             continue
         try:
-            tables.append(bench_markdown(json.loads(path.read_text())))
+            results.append(json.loads(path.read_text()))
+            bench_markdown(results)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a result of the benchmark: {error!r}") from error
-    return "\n\n".join(tables)
+    return "\n\n".join([*tables, *([bench_markdown(results)] if results else [])])
 
 
 def report(histories: Iterable[History]) -> str:
@@ -89,13 +96,52 @@ def report(histories: Iterable[History]) -> str:
     return "\n\n".join(filter(None, blocks))
 
 
-def _results(part: str, groups: Mapping[tuple[str, str], Sequence[History]]) -> str:
-    head = ["experiment", "data", "parameters", "epochs", "seeds"]
+def ladder_table(histories: Iterable[History]) -> str:
+    """The ladder as a Markdown table: how long each processor takes to which accuracy; empty without a run.
+
+    A row has the runs of a recipe as it is now, on one processor, on the whole training set and all test
+    images of CIFAR-10: the mean accuracy over the seeds with its 95 % interval, the medians of the training
+    seconds, of the rate of a large matrix product in the same runs, and of the product of both.
+    """
+    head = ["rung", "processor", "format", "seeds", "test accuracy, %", "to reach, %", "time, s"]
+    head += ["matrix product, GFLOP/s", "at peak, TFLOP", "parameters", "MACs of an image"]
+    rows = []
+    for rung in LADDER:
+        recipe, (experiment, *_) = RECIPES[rung.recipe], ladder_experiments([rung.recipe])
+        own = [
+            run
+            for run in histories
+            if (run.name, run.dataset, run.evaluated_on) == (experiment.name, CIFAR_10, "test")
+            and Recipe.from_dict(run.recipe) == recipe
+        ]
+        macs = describe(experiment.network()).total_macs if own else 0
+        rows += [
+            [
+                rung.recipe,
+                processor,
+                ", ".join(sorted({run.machine["dtype"] for run in runs})),
+                str(len(runs)),
+                _percent([_last_accuracy(run) for run in runs]),
+                f"{100 * rung.accuracy:.1f}",
+                _median([run.train_seconds for run in runs], ".1f"),
+                _median([statistics.fmean(run.gflops or [math.nan]) for run in runs], ".0f"),
+                _median([run.peak_tflop for run in runs], ".1f"),
+                f"{runs[0].parameters:,}",
+                f"{macs:,}",
+            ]
+            for (*_, processor), runs in by_experiment(own).items()
+        ]
+    return markdown_table(head, rows, "lllrrrrrrrr") if rows else ""
+
+
+def _results(part: str, groups: Mapping[tuple[str, str, str], Sequence[History]]) -> str:
+    head = ["experiment", "data", "processor", "parameters", "epochs", "seeds"]
     head += [f"{part} accuracy, %", "with flips, %", "time, s", "at peak, TFLOP"]
     rows = [
         [
             name,
             dataset,
+            processor,
             f"{runs[0].parameters:,}",
             str(runs[0].epochs),
             _seeds(runs),
@@ -104,9 +150,9 @@ def _results(part: str, groups: Mapping[tuple[str, str], Sequence[History]]) -> 
             _median([run.train_seconds for run in runs], ".0f"),
             _median([run.peak_tflop for run in runs], ".1f"),
         ]
-        for (name, dataset), runs in groups.items()
+        for (name, dataset, processor), runs in groups.items()
     ]
-    return markdown_table(head, rows, "llrrlrrrr")
+    return markdown_table(head, rows, "lllrrlrrrr")
 
 
 def _seed_effect(groups: Iterable[Sequence[History]]) -> str:
@@ -264,21 +310,65 @@ def bench_rates(result: Mapping[str, Any]) -> dict[str, dict[str, dict[str, floa
             for row, columns in rows.items()
         }
 
-    return {
+    def milliseconds(seconds: float, _: str) -> float:
+        return 1e3 * seconds
+
+    tables = {
         "training [images/s]": converted({"": result["training"]}, lambda s, _: plan["batches"] * batch / s),
         "matrix product, by size [GFLOP/s]": converted(result["matmul"], lambda s, n: 2e-9 * int(n) ** 3 / s),
-        f"step of {batch} images [ms]": converted(result["pairs"], lambda s, _: 1e3 * s),
-        f"step of {batch} images [images/s]": converted(result["pairs"], lambda s, _: batch / s),
-    } | {f"step, by {axis} [ms]": converted({"": growth[axis]}, lambda s, _: 1e3 * s) for axis in growth}
+        f"step of {result['step']['recipe']} [ms]": converted({"": result["step"]["seconds"]}, milliseconds),
+    }
+    for dtype, pairs in result["pairs"].items():
+        tables[f"step of {batch} images, {dtype} [ms]"] = converted(pairs, milliseconds)
+    for axis, times in growth.items():
+        tables[f"step, by {axis} [ms]"] = converted({"": times}, milliseconds)
+    if result.get("kernels"):
+        by_kernel: dict[str, dict[str, list[float]]] = {}
+        for dtype, kernels in result["kernels"].items():
+            for name, times in kernels.items():
+                by_kernel.setdefault(name, {})[dtype] = times
+        tables["kernel [ms]"] = converted(by_kernel, milliseconds)
+    if result.get("company"):
+        rows = {case: {"": times} for case, times in result["company"].items()}
+        tables["step in company [ms]"] = converted(rows, milliseconds)
+    return tables
+
+
+SLOW = 2.0  # times what a kernel should take, from where it is named
+
+
+def slow_kernels(result: Mapping[str, Any]) -> list[str]:
+    """A line for each kernel that takes much longer than its like, or than in float32."""
+    times = {
+        dtype: {name: 1e3 * statistics.median(seconds) for name, seconds in kernels.items()}
+        for dtype, kernels in result.get("kernels", {}).items()
+    }
+    lines = []
+    for dtype, kernels in times.items():
+        for name, taken in kernels.items():
+            like = result["like"][name]
+            if like is not None and taken > SLOW * kernels[like]:
+                lines.append(f"{name}, {dtype}: {taken / kernels[like]:.1f} times as long as {like}")
+            if dtype != "float32" and taken > SLOW * times["float32"][name]:
+                lines.append(
+                    f"{name}, {dtype}: {taken / times['float32'][name]:.1f} times as long as in float32"
+                )
+    return lines
 
 
 def bench_summary(result: Mapping[str, Any]) -> dict[str, Any]:
     """The main figures of the benchmark, from the times in `result`: medians, and ratios of medians."""
-    training, products, *_ = bench_rates(result).values()
+    training, products, steps, *_ = bench_rates(result).values()
     conventional, ours, scheduled = training[""].values()
     peaks = {dtype: max(sizes.values()) for dtype, sizes in products.items()}
     dtype, memory = result["machine"]["dtype"], result["start"]["bytes"]
-    step_gflops = 1e-9 * result["step"]["flops"] / statistics.median(result["step"]["seconds"])
+    step_gflops = 1e-6 * result["step"]["flops"] / steps[""][dtype]
+    company = {case: statistics.median(times) for case, times in result.get("company", {}).items()}
+
+    def ratio(case: str, to: str) -> float | None:
+        return company[case] / company[to] if company else None
+
+    beside = ratio("beside a second training", "alone, all threads")
     return {
         "dataset": result["dataset"],
         "dtype": dtype,
@@ -286,65 +376,94 @@ def bench_summary(result: Mapping[str, Any]) -> dict[str, Any]:
         "ours_images_per_second": ours,
         "ratio": ours / conventional,
         "ratio_sizes_as_scheduled": scheduled / conventional,
-        "peak_float32_gflops": peaks["float32"],
-        "peak_gflops": peaks[dtype],
+        "peak_gflops": peaks,
+        "step_milliseconds": steps[""],
         "step_gflops": step_gflops,
-        "share_of_peak": step_gflops / peaks[dtype],
+        "share_of_peak": step_gflops / max(peaks.values()),
+        "idle_ratio": ratio("alone", "alone, all threads"),
+        "busy_ratio": ratio("beside a busy process", "alone, all threads"),
+        "busy_ratio_all_threads": ratio("beside a busy process, all threads", "alone, all threads"),
+        "second_ratio": beside,
+        "second_ratio_all_threads": ratio("beside a second training, all threads", "alone, all threads"),
+        "two_at_once_ratio": None if beside is None else 2 / beside,
         "peak_memory_bytes": None if None in memory else max(memory),
         "first_step_seconds": statistics.median(result["start"]["seconds"]),
+        "slow_kernels": slow_kernels(result),
     }
 
 
 def bench_text(result: Mapping[str, Any]) -> str:
     """All figures of the benchmark as tables in plain text."""
-    host = result["machine"]
-    where = f"{host['processor']}, {host['device']}, {host['threads']} threads, torch {host['torch']}"
-    main = {name.replace("_", " "): {"": figure} for name, figure in result["summary"].items()}
-    tables = {**bench_rates(result), f"recipe of the step: {result['step']['recipe']}": main}
+    host, summary = result["machine"], result["summary"]
+    where = f"{processor_name(host)}, {host['device']}, {host['threads']} threads, torch {host['torch']}"
+    main = {
+        name.replace("_", " "): {"": figure}
+        for name, figure in summary.items()
+        if not isinstance(figure, dict | list)
+    }
     blocks = [f"{where}; {_rounds(result)}"]
-    for title, rows in tables.items():
+    for title, rows in {
+        **bench_rates(result),
+        f"recipe of the step: {result['step']['recipe']}": main,
+    }.items():
         head = [title, *next(iter(rows.values()))]
         blocks.append(text_table(head, [[row, *map(_number, cells.values())] for row, cells in rows.items()]))
-    return "\n\n".join(blocks)
+    return "\n\n".join([*blocks, *(["\n".join(summary["slow_kernels"])] if summary["slow_kernels"] else [])])
 
 
-def bench_markdown(result: Mapping[str, Any]) -> str:
-    """The main figures of the benchmark and the times of the pairs as two Markdown tables."""
-    host, main = result["machine"], result["summary"]
-    memory = main["peak_memory_bytes"]
-    figures = {
+def bench_markdown(results: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown tables: the main figures with a column for each result; then the pairs, a table for each.
+
+    The times of the pairs are those of the number format that was chosen on the machine.
+    """
+    columns = [_main_figures(result) for result in results]
+    rows = [[name, *(_number(column[name]) for column in columns)] for name in columns[0]]
+    heads = [
+        f"{processor_name(result['machine'])}, {result['machine']['threads']} threads" for result in results
+    ]
+    tables = [markdown_table(["", *heads], rows, "l" + "r" * len(results))]
+    for result, head in zip(results, heads, strict=True):
+        dtype = result["machine"]["dtype"]
+        pairs = bench_rates(result)[f"step of {result['plan']['batch_size']} images, {dtype} [ms]"]
+        convs = list(next(iter(pairs.values())))
+        steps = [[norm, *map(_number, times.values())] for norm, times in pairs.items()]
+        title = f"{head}: step of {result['plan']['batch_size']} images, {dtype} [ms]"
+        tables.append(markdown_table([title, *convs], steps, "l" + "r" * len(convs)))
+    return "\n\n".join(tables)
+
+
+def _main_figures(result: Mapping[str, Any]) -> dict[str, float | str | None]:
+    main, recipe = result["summary"], result["step"]["recipe"]
+    memory, peaks, steps = main["peak_memory_bytes"], main["peak_gflops"], main["step_milliseconds"]
+    return {
+        "format chosen": main["dtype"],
         "conventional recipe, images/s": main["conventional_images_per_second"],
         "ours, images/s": main["ours_images_per_second"],
         "speed-up": main["ratio"],
         "speed-up with progressive image sizes": main["ratio_sizes_as_scheduled"],
-        "matrix product in float32, GFLOP/s": main["peak_float32_gflops"],
-        f"matrix product in {host['dtype']}, GFLOP/s": main["peak_gflops"],
-        f"training step of `{result['step']['recipe']}`, GFLOP/s": main["step_gflops"],
-        f"share of the {host['dtype']} peak, %": 100 * main["share_of_peak"],
+        "matrix product in float32, GFLOP/s": peaks.get("float32"),
+        "matrix product in bfloat16, GFLOP/s": peaks.get("bfloat16"),
+        f"training step of `{recipe}` in float32, ms": steps.get("float32"),
+        f"training step of `{recipe}` in bfloat16, ms": steps.get("bfloat16"),
+        "its share of the best format's peak, %": 100 * main["share_of_peak"],
+        "step when idle, threads found by timing, times all threads": main["idle_ratio"],
+        "step beside a busy process, times idle": main["busy_ratio"],
+        "the same with all threads": main["busy_ratio_all_threads"],
+        "step beside a second training, times idle": main["second_ratio"],
+        "the same with all threads each": main["second_ratio_all_threads"],
+        "runs an hour, two at once, times one after another": main["two_at_once_ratio"],
         "peak memory of the process, GB": None if memory is None else 1e-9 * memory,
         "time to the end of the first step, imports included, s": main["first_step_seconds"],
     }
-    where = f"{host['processor']}, {host['device']}, {host['threads']} threads, {_rounds(result)}"
-    rows = [[name, _number(figure)] for name, figure in figures.items()]
-    title = f"step of {result['plan']['batch_size']} images [ms]"
-    pairs = bench_rates(result)[title]
-    convs = list(next(iter(pairs.values())))
-    steps = [[norm, *map(_number, times.values())] for norm, times in pairs.items()]
-    return "\n\n".join(
-        [
-            markdown_table([where, ""], rows, "lr"),
-            markdown_table([title, *convs], steps, "l" + "r" * len(convs)),
-        ]
-    )
 
 
 def _rounds(result: Mapping[str, Any]) -> str:
-    rounds = len(result["step"]["seconds"])
+    rounds = len(result["training"]["ours"])
     return f"medians of {rounds} rounds" if rounds > 1 else "one round"
 
 
 def _number(figure: float | str | None) -> str:
     """Three digits, or all of them before the point."""
     if figure is None or isinstance(figure, str):
-        return figure or "not known"
-    return f"{figure:.3g}" if figure < 1000 else f"{figure:,.0f}"
+        return figure or "not measured"
+    return f"{figure:.3g}" if figure < 999.5 else f"{figure:,.0f}"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import statistics
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -68,9 +71,50 @@ def process_pool(processes: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
         processes,
         mp_context=multiprocessing.get_context("spawn"),  # a fork of a process with threads can hang
-        initializer=torch.set_num_threads,
+        initializer=_start_worker,
         initargs=(max(1, torch.get_num_threads() // processes),),
     )
+
+
+# ---- The ladder ------------------------------------------------------------------------------------
+
+
+class Rung(NamedTuple):
+    """A recipe of the ladder, and the mean test accuracy, in [0, 1], that its runs are to reach."""
+
+    recipe: str
+    accuracy: float
+    seeds: int
+
+
+LADDER = (Rung("minute", 0.85, 5), Rung("coffee", 0.90, 3))
+
+
+def ladder_experiments(rungs: Iterable[str] | None = None, **options) -> list[Experiment]:
+    """The runs of the ladder, or of these rungs: how long this machine takes to reach each accuracy.
+
+    options: those of `Experiment`, except the seed. Raises ValueError for an unknown rung.
+    """
+    chosen = [rung.recipe for rung in LADDER] if rungs is None else list(rungs)
+    known = {rung.recipe: rung for rung in LADDER}
+    if unknown := [name for name in chosen if name not in known]:
+        raise ValueError(f"unknown rungs {unknown}; choose from {', '.join(map(repr, known))}")
+    return [
+        Experiment.named(name, seed=seed, **options) for name in chosen for seed in range(known[name].seeds)
+    ]
+
+
+def _start_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Otherwise a run would go on after the process that asked for it was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 # ---- Records ---------------------------------------------------------------------------------------
@@ -88,16 +132,16 @@ def load_results(folder: str | Path) -> list[History]:
     return sorted(histories, key=lambda history: (history.name, history.seed))
 
 
-def by_experiment(histories: Iterable[History]) -> dict[tuple[str, str], list[History]]:
-    """The runs of each experiment, by its name and data set, in the order given.
+def by_experiment(histories: Iterable[History]) -> dict[tuple[str, str, str], list[History]]:
+    """The runs of each experiment, by its name, data set and processor, in the order given.
 
     Raises ValueError if two runs of one experiment have the same seed, or differ in more than the seed and
     the number format. Records from before data and network were recorded are compared without them.
     """
-    groups: dict[tuple[str, str], list[History]] = {}
+    groups: dict[tuple[str, str, str], list[History]] = {}
     for history in histories:
-        groups.setdefault((history.name, history.dataset), []).append(history)
-    for (name, _), runs in groups.items():
+        groups.setdefault((history.name, history.dataset, history.processor), []).append(history)
+    for (name, *_), runs in groups.items():
         seeds = [each.seed for each in runs]
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"the runs named {name!r} have the seeds {seeds}: each may occur only once")

@@ -5,6 +5,8 @@ import functools
 import io
 import json
 import random
+import re
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -58,13 +60,13 @@ def test_the_command_prints_a_table_and_json_and_leaves_a_file_and_a_picture(qui
     assert (folder / "runs" / "bench" / "bench-quick.png").is_file()
     assert "\n".join(lines[:-1]) == bench_text(measured)
     for norm in NORMS:
-        assert sum(line.startswith(norm) for line in lines) == 2  # milliseconds, and images a second
+        assert sum(bool(re.match(rf"{norm} +[\d.]+ ", line)) for line in lines) == len(measured["pairs"])
 
 
 def test_the_result_names_data_machine_and_versions(measured):
     assert measured["dataset"] == measured["summary"]["dataset"] == STAND_IN
     assert measured["machine"]["torch"] == torch.__version__
-    assert measured["machine"]["dtype"] == str(number_format(CPU)).removeprefix("torch.")
+    assert measured["chosen"]["format"].split()[0] == measured["machine"]["dtype"]
 
 
 def test_every_pair_size_and_step_has_a_positive_time_per_round(measured):
@@ -72,18 +74,27 @@ def test_every_pair_size_and_step_has_a_positive_time_per_round(measured):
         return [tree] if isinstance(tree, list) else [leaf for each in tree.values() for leaf in leaves(each)]
 
     plan = measured["plan"]
-    assert {norm: list(row) for norm, row in measured["pairs"].items()} == {key: list(CONVS) for key in NORMS}
-    assert measured["matmul"].keys() == {"float32", measured["machine"]["dtype"]}
+    formats = {"float32", str(number_format(CPU)).removeprefix("torch."), measured["machine"]["dtype"]}
+    assert (
+        measured["matmul"].keys() == measured["pairs"].keys() == measured["step"]["seconds"].keys() == formats
+    )
+    for pairs in measured["pairs"].values():
+        assert {norm: list(row) for norm, row in pairs.items()} == {key: list(CONVS) for key in NORMS}
+    for kernels in measured["kernels"].values():
+        assert kernels.keys() == measured["like"].keys()
     assert all(list(row) == [str(n) for n in plan["sizes"]] for row in measured["matmul"].values())
     axes = {"batch size": plan["batch_sizes"], "width": plan["widths"], "image size": plan["image_sizes"]}
     assert {axis: list(row) for axis, row in measured["growth"].items()} == {
         axis: [str(value) for value in values] for axis, values in axes.items()
     }
     assert list(measured["training"]) == ["conventional", "ours", "ours, sizes as scheduled"]
-    times = [leaf for key in ("pairs", "matmul", "growth", "training") for leaf in leaves(measured[key])]
-    assert {len(each) for each in [*times, measured["step"]["seconds"]]} == {plan["rounds"]}
+    keys = ("pairs", "matmul", "growth", "training", "kernels")
+    times = [leaf for key in keys for leaf in leaves(measured[key])] + leaves(measured["step"]["seconds"])
+    assert {len(each) for each in times} == {plan["rounds"]}
+    assert {len(each) for each in measured["company"].values()} == {plan["company_rounds"]}
+    assert len(measured["company"]) == 6
     assert len(measured["start"]["seconds"]) == len(measured["start"]["bytes"]) == plan["starts"]
-    assert min(map(min, [*times, measured["step"]["seconds"], measured["start"]["seconds"]])) > 0
+    assert min(map(min, [*times, *measured["company"].values(), measured["start"]["seconds"]])) > 0
     assert measured["summary"]["peak_memory_bytes"] is None or measured["summary"]["peak_memory_bytes"] > 1e8
 
 
@@ -97,9 +108,10 @@ def test_measuring_leaves_the_random_states_as_they_were(measured, small, monkey
 
     def alternate(*_) -> dict:
         random.random(), np.random.rand(), torch.rand(1)
-        names = ("matmul", "step", "pairs", "growth", "training")
+        names = ("matmul", "step", "pairs", "growth", "training", "kernels")
         return {name: dict(measured[name]) for name in names}
 
+    monkeypatch.setattr(bench, "company", lambda *_: random.random() and measured["company"])
     monkeypatch.setattr(bench, "started", lambda *_: (1.0, 100))
     monkeypatch.setattr(bench, "load_dataset", lambda *_: small)
     monkeypatch.setattr(bench, "alternate", alternate)
@@ -216,10 +228,10 @@ def test_conventional_and_ours_are_timed_over_the_same_number_of_images(small, m
 
     net = Watched()
     recipe = RECIPES["default"]
-    assert bench.ours(net, small, recipe, PLAN, CPU)() > 0
+    assert bench.ours(net, small, recipe, PLAN, CPU, torch.float32)() > 0
     assert [len(images) for images in net.seen] == [PLAN.batch_size] * PLAN.batches
     assert all(images.is_contiguous(memory_format=torch.channels_last) for images in net.seen)
-    assert net.formats == {number_format(CPU)}
+    assert net.formats == {torch.float32}
 
 
 def test_conventional_pictures_are_the_training_images(small):
@@ -236,7 +248,7 @@ def test_conventional_pictures_are_the_training_images(small):
 def test_a_step_is_repeated_as_often_as_asked_and_trains():
     net = Watched()
     before = [parameter.detach().clone() for parameter in net.parameters()]
-    work = bench.step(net, RECIPES["default"], 4, CPU, 16)
+    work = bench.step(net, RECIPES["default"], 4, CPU, 16, dtype=torch.float32)
     work(3)
     assert [tuple(images.shape) for images in net.seen] == [(4, 3, 16, 16)] * 3
     assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
@@ -254,3 +266,52 @@ def test_the_file_holds_the_result_and_is_named_after_the_machine(measured, tmp_
     other = measured | {"machine": measured["machine"] | {"processor": "Abacus 2"}}
     assert "abacus-2" in bench.write(other, tmp_path / "new").name
     assert len(list((tmp_path / "new").iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", bench.KERNELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_kernel_is_timed_forwards_and_backwards_as_torch_has_it(name, dtype, monkeypatch):
+    layer = bench.KERNELS[name][0]()
+    calls, found = [], []
+    layer.register_forward_hook(lambda _, inputs, out: found.append((inputs[0].shape[2:], out.dtype)))
+    monkeypatch.setattr(torch.autograd, "grad", lambda out, inputs, _: calls.append(len(inputs)))
+    bench.kernel(layer, 2, CPU, dtype)(3)
+    assert found == [((bench.SIDE, bench.SIDE), dtype)] * 3
+    assert calls == [1 + len(list(layer.parameters()))] * 3
+    assert "forward" not in vars(layer)
+
+
+def test_the_pace_counts_only_the_second_half(monkeypatch):
+    now, seen = [0.0], []
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def train(net, batches, optimizer, *, before_step, dtype):
+        for index, (images, _) in enumerate(batches):
+            before_step(index)
+            seen.append((len(images), dtype))
+            now[0] += 1.0 if now[0] < 4 else 0.25
+
+    monkeypatch.setattr(bench, "train", train)
+    assert bench.paced(Net(width=0.25), 10.0, torch.float32, PLAN, 1) == pytest.approx(0.25)
+    assert set(seen) == {(PLAN.batch_size, torch.float32)}
+
+
+@pytest.mark.parametrize("name", bench.COMPANIONS)
+def test_a_companion_runs_within_its_context_and_ends_with_it(name, monkeypatch):
+    started = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            started.append(self)
+
+    monkeypatch.setattr(bench.subprocess, "Popen", Popen)
+    with bench.companion(name, torch.float32):
+        assert started[0].poll() is None
+    assert started[0].wait(10) != 0
+
+
+def test_a_companion_that_does_not_start_is_an_error(monkeypatch):
+    monkeypatch.setitem(bench.COMPANIONS, "busy process", "raise SystemExit(3)")
+    with pytest.raises(RuntimeError, match="the busy process did not start"):
+        bench.companion("busy process", torch.float32).__enter__()

@@ -80,14 +80,22 @@ def bench_result():
         "plan": {"batches": 10, "batch_size": 100},
         "training": {"conventional": [2.0, 4.0, 1.0], "ours": [0.4, 0.6]},
         "matmul": {"float32": {"1000": [0.1, 0.2, 0.1]}, "bfloat16": {"1000": [0.04, 0.01, 0.05]}},
-        "step": {"recipe": "minute", "batch_size": 256, "flops": 6_000_000_000, "seconds": [0.2, 0.3, 0.1]},
-        "pairs": pairs,
+        "step": {
+            "recipe": "minute",
+            "batch_size": 256,
+            "flops": 6_000_000_000,
+            "seconds": {"bfloat16": [0.2, 0.3, 0.1]},
+        },
+        "pairs": {"bfloat16": pairs},
         "growth": {
             "batch size": {"64": [0.02, 0.03, 0.04], "256": [0.1, 0.1, 0.1]},
             "width": {"0.5": [0.05] * 3, "1.0": [0.1] * 3},
             "image size": {"16": [0.025] * 3, "32": [0.1] * 3},
         },
-        "summary": {"peak_gflops": 50.0, "conventional_images_per_second": 500.0},
+        "summary": {
+            "peak_gflops": {"float32": 20.0, "bfloat16": 50.0},
+            "conventional_images_per_second": 500.0,
+        },
     }
 
 

@@ -228,7 +228,7 @@ def test_report_prints_the_figures_of_the_benchmark_too(capsys, tmp_path, monkey
     train(capsys, tmp_path)
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "abacus.json").write_text('{"machine": "abacus"}')
-    monkeypatch.setattr("lab.report.bench_markdown", lambda result: f"measured on {result['machine']}")
+    monkeypatch.setattr("lab.report.bench_markdown", lambda results: f"measured on {results[-1]['machine']}")
     assert run(capsys, "report", tmp_path)[1].endswith("\n\nmeasured on abacus\n")
 
 
@@ -255,6 +255,28 @@ def test_the_benchmark_writes_to_a_folder_that_report_reads_and_nothing_tracked(
     assert status == 0
     assert "default-batch-mixed-limit-300" in out
     assert out.count("matrix product in float32") == 1
+
+
+def test_several_seeds_give_a_line_each(capsys, tmp_path):
+    status, out, _ = train(capsys, tmp_path, "--seed", 3, 4, "--threads", 1)
+    assert status == 0
+    assert [json.loads(line)["seed"] for line in out.splitlines()] == [3, 4]
+    assert {path.stem[-1] for path in tmp_path.iterdir()} == {"3", "4"}
+    assert History.load(next(tmp_path.glob("*seed3.json"))).machine["threads"] == 1
+
+
+def test_the_ladder_trains_its_runs_one_after_another_and_prints_the_table(capsys, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("lab.__main__.load_dataset", lambda *arguments: arguments)
+    monkeypatch.setattr(
+        "lab.__main__.run_all", lambda experiments, out, **options: asked.append((experiments, out, options))
+    )
+    monkeypatch.setattr("lab.__main__.ladder_table", lambda histories: "the table")
+    assert run(capsys, "ladder", "--only", "minute", "--out", tmp_path) == (0, "the table\n", "")
+    ((experiments, out, options),) = asked
+    assert [(each.label, each.seed) for each in experiments] == [("minute-batch-mixed", n) for n in range(5)]
+    assert out == tmp_path
+    assert options == {"data": ("cifar10", None), "device": None}
 
 
 def test_publish_sets_the_address_given(capsys, monkeypatch):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab.report import bench_markdown, report
+from lab.report import bench_markdown, ladder_table, report
 from lab.study import load_results
 from model import Net
 
@@ -20,14 +20,14 @@ README = (HERE / "README.md").read_text()
 
 def test_the_table_of_results_is_what_the_files_say():
     table = report(load_results(HERE / "results"))
+    assert ladder_table(load_results(HERE / "results")) in README
     assert table in README, "the files in results/ have changed: put what `python -m lab report` prints here"
 
 
 def test_the_figures_of_the_benchmark_are_what_its_files_say():
-    names = re.findall(r"results/bench/[\w-]+\.json", README)
-    assert names
-    for name in names:
-        assert bench_markdown(json.loads((HERE / name).read_text())) in README
+    paths = sorted((HERE / "results" / "bench").glob("*.json"))
+    assert paths
+    assert bench_markdown([json.loads(path.read_text()) for path in paths]) in README
 
 
 def test_links_and_pictures_are_there():

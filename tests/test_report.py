@@ -17,7 +17,7 @@ from lab.experiment import PREPROCESSING, PUBLISHED
 from lab.recipes import RECIPES, Recipe
 from lab.records import History
 from lab.study import load_results
-from model import CONVS, NORMS, PRETRAINED, Net, Preprocessing
+from model import CONVS, NORMS, PRETRAINED, Net, Preprocessing, describe
 
 HERE = Path(__file__).resolve().parent.parent
 CARD = (HERE / "weights" / "README.md").read_text()
@@ -67,12 +67,12 @@ def test_a_row_has_the_last_epoch_of_every_seed_and_the_median_times():
     runs = [history(0, 0.80, 10.0), history(1, 0.82, 30.0), history(2, 0.84, 11.0)]
     head, rule, row, *_ = report.report(runs).splitlines()
     assert head == (
-        "| experiment | data | parameters | epochs | seeds | test accuracy, % | with flips, % | time, s "
-        "| at peak, TFLOP |"
+        "| experiment | data | processor | parameters | epochs | seeds | test accuracy, % | with flips, % "
+        "| time, s | at peak, TFLOP |"
     )
-    assert rule == "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |"
+    assert rule == "| --- | --- | --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |"
     # Standard deviation 2, t(0.975, 2) = 4.3027: 4.3027 * 2 / sqrt(3) = 4.97. 11 s at 200 GFLOP/s: 2.2 TFLOP.
-    assert row == "| a | CIFAR-10 | 1,234 | 2 | 0, 1, 2 | 82.00 ± 4.97 |  | 11 | 2.2 |"
+    assert row == "| a | CIFAR-10 |  | 1,234 | 2 | 0, 1, 2 | 82.00 ± 4.97 |  | 11 | 2.2 |"
 
 
 def test_the_accuracy_with_flips_is_shown_if_every_run_has_it():
@@ -87,7 +87,7 @@ def test_the_accuracy_with_flips_is_shown_if_every_run_has_it():
 def test_a_run_without_test_images_or_measured_peak_has_empty_cells():
     runs = [history(0, 0.8), history(1, 0.8)]
     untested = dataclasses.replace(history(2, 0.8), test_loss=[], test_accuracy=[], gflops=[])
-    assert report.report([untested]).splitlines()[-1] == "| a | CIFAR-10 | 1,234 | 2 | 2 |  |  | 10 |  |"
+    assert report.report([untested]).splitlines()[-1] == "| a | CIFAR-10 |  | 1,234 | 2 | 2 |  |  | 10 |  |"
     said = report.report([*runs, untested])
     assert "| 0, 1, 2 |  |  | 10 |  |" in said
     assert ", 1 degree of freedom" in said
@@ -106,6 +106,39 @@ def test_runs_evaluated_on_held_out_images_have_a_table_of_their_own():
 def test_the_accuracy_with_flips_on_held_out_images_is_shown_too():
     run = dataclasses.replace(history(0, 0.9, part="validation"), validation_accuracy_flips=0.91)
     assert "| 90.00 | 91.00 |" in report.report([run])
+
+
+def rung(seed: int, accuracy: float, **changes) -> History:
+    machine = {"device": "cpu", "processor": "abacus", "instructions": "beads", "dtype": "float32"}
+    own = {"name": "minute-batch-mixed", "recipe": RECIPES["minute"].to_dict(), "machine": machine}
+    return dataclasses.replace(history(seed, accuracy, 10.0 + seed), **own | changes)
+
+
+def test_the_ladder_has_a_row_for_each_processor_with_its_intervals_and_medians():
+    head, _, row, other = report.ladder_table(
+        [rung(0, 0.84), rung(1, 0.86), rung(2, 0.88), rung(0, 0.8, machine={"dtype": "bfloat16"})]
+    ).splitlines()
+    assert head.startswith("| rung | processor | format | seeds | test accuracy, % | to reach, % | time, s |")
+    # Standard deviation 2: as above. 11 s at 200 GFLOP/s.
+    macs = describe(Net(**RECIPES["minute"].net)).total_macs
+    assert row == (
+        "| minute | abacus (beads) | float32 | 3 | 86.00 ± 4.97 | 85.0 | 11.0 | 200 | 2.2 | 1,234 "
+        f"| {macs:,} |"
+    )
+    assert other.startswith("| minute |  | bfloat16 | 1 | 80.00 | 85.0 | 10.0 |")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "mine"},
+        {"dataset": "STAND-IN (not CIFAR-10)"},
+        {"evaluated_on": "validation"},
+        {"recipe": Recipe(epochs=2).to_dict()},  # the recipe as it was
+    ],
+)
+def test_the_ladder_has_only_runs_of_its_recipes_as_they_are_now(changes):
+    assert report.ladder_table([rung(0, 0.9, **changes)]) == ""
 
 
 def test_runs_of_one_name_that_differ_are_refused():
@@ -148,7 +181,7 @@ def test_the_report_on_a_folder_has_the_benchmark_below_the_results(tmp_path, me
     assert report.report_folder(tmp_path) == report.report([history(0, 0.8)])
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "cpu.json").write_text(json.dumps(measured))
-    expected = [report.report([history(0, 0.8)]), report.bench_markdown(measured)]
+    expected = [report.report([history(0, 0.8)]), report.bench_markdown([measured])]
     assert report.report_folder(tmp_path) == "\n\n".join(expected)
 
 
@@ -273,7 +306,9 @@ def test_evaluate_prints_the_accuracy_on_the_card(cifar10_root, capsys):
 @pytest.fixture
 def measured() -> dict:
     """A published result of the benchmark."""
-    return json.loads((HERE / "results" / "bench" / "cpu-amd-epyc-2-threads-cifar-10.json").read_text())
+    return json.loads(
+        (HERE / "results" / "bench" / "cpu-amd-epyc-avx512-bf16-2-threads-cifar-10.json").read_text()
+    )
 
 
 def test_the_main_figures_are_medians_of_the_raw_times(measured):
@@ -293,11 +328,36 @@ def test_the_main_figures_are_medians_of_the_raw_times(measured):
             "float32": {"500": [0.01, 0.01, 9.0], "1000": [0.1, 0.2, 0.1]},
             "bfloat16": {"500": [0.01, 0.01, 9.0], "1000": [0.04, 0.01, 0.05]},
         },
-        "step": {"recipe": "minute", "batch_size": 256, "flops": 6_000_000_000, "seconds": [0.2, 0.3, 0.1]},
-        "pairs": {"batch": {"mixed": [0.1, 0.3, 0.2]}},
+        "step": {
+            "recipe": "minute",
+            "batch_size": 256,
+            "flops": 6_000_000_000,
+            "seconds": {"float32": [0.5, 0.4, 0.6], "bfloat16": [0.2, 0.3, 0.1]},
+        },
+        "pairs": {"bfloat16": {"batch": {"mixed": [0.1, 0.3, 0.2]}}},
         "growth": {"width": {"1.0": [0.1, 0.3, 0.2]}},
+        "kernels": {
+            "float32": {"dense": [0.1, 0.2, 0.1], "dilated": [0.2, 0.2, 0.1]},
+            "bfloat16": {"dense": [0.1, 0.1, 0.1], "dilated": [0.5, 0.3, 0.5]},
+        },
+        "like": {"dense": None, "dilated": "dense"},
+        "company": {
+            "alone, all threads": [0.2, 0.2, 0.2],
+            "alone": [0.2, 0.3, 0.1],
+            "beside a busy process, all threads": [0.6, 0.5, 0.9],
+            "beside a busy process": [0.3, 0.3, 0.5],
+            "beside a second training, all threads": [2.0, 1.0, 4.0],
+            "beside a second training": [0.4, 0.3, 0.4],
+        },
     }
-    assert report.bench_summary(result) == pytest.approx(
+    summary = report.bench_summary(result)
+    assert summary.pop("slow_kernels") == [
+        "dilated, bfloat16: 5.0 times as long as dense",
+        "dilated, bfloat16: 2.5 times as long as in float32",
+    ]
+    assert summary.pop("peak_gflops") == pytest.approx({"float32": 25.0, "bfloat16": 50.0})
+    assert summary.pop("step_milliseconds") == pytest.approx({"float32": 500.0, "bfloat16": 200.0})
+    assert summary == pytest.approx(
         {
             "dataset": "CIFAR-10",
             "dtype": "bfloat16",
@@ -305,37 +365,51 @@ def test_the_main_figures_are_medians_of_the_raw_times(measured):
             "ours_images_per_second": 2000.0,
             "ratio": 4.0,
             "ratio_sizes_as_scheduled": 8.0,
-            "peak_float32_gflops": 25.0,
-            "peak_gflops": 50.0,
             "step_gflops": 30.0,
             "share_of_peak": 0.6,
+            "idle_ratio": 1.0,
+            "busy_ratio": 1.5,
+            "busy_ratio_all_threads": 3.0,
+            "second_ratio": 2.0,
+            "second_ratio_all_threads": 10.0,
+            "two_at_once_ratio": 1.0,
             "peak_memory_bytes": 300,
             "first_step_seconds": 5.0,
         }
     )
     rates = report.bench_rates(result)
-    assert rates["step of 100 images [ms]"] == {"batch": {"mixed": pytest.approx(200)}}
-    assert rates["step of 100 images [images/s]"] == {"batch": {"mixed": pytest.approx(500)}}
+    assert rates["step of 100 images, bfloat16 [ms]"] == {"batch": {"mixed": pytest.approx(200)}}
+    assert rates["step of minute [ms]"] == {
+        "": {"float32": pytest.approx(500), "bfloat16": pytest.approx(200)}
+    }
+    assert rates["kernel [ms]"]["dilated"] == {"float32": pytest.approx(200), "bfloat16": pytest.approx(500)}
+    assert rates["step in company [ms]"]["alone"] == {"": pytest.approx(200)}
     assert rates["step, by width [ms]"] == {"": {"1.0": pytest.approx(200)}}
     result["start"]["bytes"] = [None, None, None]
     assert report.bench_summary(result)["peak_memory_bytes"] is None
 
 
 def test_the_markdown_has_the_main_figures_and_every_pair(measured):
-    figures, pairs = (table.splitlines() for table in report.bench_markdown(measured).split("\n\n"))
-    assert figures[0] == "| AMD EPYC, cpu, 2 threads, medians of 5 rounds |  |"
-    assert "| speed-up | 3.04 |" in figures
-    assert "| peak memory of the process, GB | 1.28 |" in figures
-    assert pairs[0] == "| step of 256 images [ms] | " + " | ".join(CONVS) + " |"
+    other = json.loads(json.dumps(measured))
+    other["machine"]["processor"] = "abacus"
+    tables = [table.splitlines() for table in report.bench_markdown([measured, other]).split("\n\n")]
+    figures, pairs, others = tables
+    assert figures[0] == "|  | AMD EPYC (AVX512 bf16), 2 threads | abacus (AVX512 bf16), 2 threads |"
+    assert "| speed-up | 3.04 | 3.04 |" in figures
+    assert "| peak memory of the process, GB | 1.28 | 1.28 |" in figures
+    assert "| step beside a busy process, times idle | not measured | not measured |" in figures
+    title = "AMD EPYC (AVX512 bf16), 2 threads: step of 256 images, bfloat16 [ms]"
+    assert pairs[0] == f"| {title} | " + " | ".join(CONVS) + " |"
+    assert others[2:] == pairs[2:]
     assert pairs[2] == "| batch | 104 | 114 | 44.9 | 61.5 | 64.1 |"
     assert [row.split(" | ")[0] for row in pairs[2:]] == [f"| {norm}" for norm in NORMS]
     measured["summary"]["peak_memory_bytes"] = None
-    assert "| peak memory of the process, GB | not known |" in report.bench_markdown(measured)
+    assert "| peak memory of the process, GB | not measured |" in report.bench_markdown([measured])
 
 
 def test_the_text_has_every_figure(measured):
     head, *tables = report.bench_text(measured).split("\n\n")
-    assert head == "AMD EPYC, cpu, 2 threads, torch 2.15.0+cu132; medians of 5 rounds"
+    assert head == "AMD EPYC (AVX512 bf16), cpu, 2 threads, torch 2.15.0+cu132; medians of 5 rounds"
     titles = [*report.bench_rates(measured), "recipe of the step: minute"]
     assert [table[: len(title)] for table, title in zip(tables, titles, strict=True)] == titles
     products = tables[1].splitlines()

@@ -1,19 +1,36 @@
-"""Studies: records read from a folder, runs grouped by experiment, and statistics over them."""
+"""Studies: several experiments at once, records read from a folder and grouped, and statistics over them."""
 
 import dataclasses
 import json
 import math
+import os
 import re
 import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from lab.recipes import Recipe
+from lab.experiment import Experiment
+from lab.recipes import RECIPES, Recipe
 from lab.records import History
-from lab.study import binomial_half_width, by_experiment, interval, load_results, pooled_deviation, student_t
+from lab.study import (
+    LADDER,
+    binomial_half_width,
+    by_experiment,
+    interval,
+    ladder_experiments,
+    load_results,
+    pooled_deviation,
+    process_pool,
+    run_all,
+    student_t,
+)
 
 HERE = Path(__file__).resolve().parent.parent
 
@@ -120,9 +137,9 @@ def test_published_figures_from_held_out_images_are_not_stored_as_test_figures()
 def test_runs_are_grouped_by_name_and_data_set_in_the_order_given():
     runs = [record(1), record(0, "b"), record(0), record(0, dataset="other")]
     assert by_experiment(runs) == {
-        ("a", "CIFAR-10"): [runs[0], runs[2]],
-        ("b", "CIFAR-10"): [runs[1]],
-        ("a", "other"): [runs[3]],
+        ("a", "CIFAR-10", ""): [runs[0], runs[2]],
+        ("b", "CIFAR-10", ""): [runs[1]],
+        ("a", "other", ""): [runs[3]],
     }
 
 
@@ -153,15 +170,25 @@ def test_runs_of_one_name_that_differ_are_an_error_that_names_the_difference(cha
         by_experiment([first, other])
 
 
+def test_runs_on_different_processors_are_told_apart():
+    old = {"device": "cpu", "processor": "Intel(R) Xeon(R) Processor"}
+    machines = [old, old | {"instructions": "AVX512"}, old | {"instructions": "AVX512 AMX"}]
+    machines += [{"device": "NVIDIA H100", "processor": "Abacus(TM)"}]
+    groups = by_experiment(record(0, machine=machine) for machine in machines)
+    names = ["Intel Xeon", "Intel Xeon (AVX512)", "Intel Xeon (AVX512 AMX)", "NVIDIA H100"]
+    assert [processor for *_, processor in groups] == names
+    assert [run.processor for (run,) in groups.values()] == names
+
+
 def test_runs_of_one_name_may_differ_in_seed_and_number_format():
     runs = [record(seed, machine={"dtype": d}) for seed, d in enumerate(("bfloat16", "float32"))]
-    assert by_experiment(runs) == {("a", "CIFAR-10"): runs}
+    assert by_experiment(runs) == {("a", "CIFAR-10", ""): runs}
 
 
 def test_a_record_without_data_and_network_is_compared_by_the_rest():
     old = record(0)
     runs = [old, record(1, **described()), record(2, **described())]
-    assert len(by_experiment(runs)["a", "CIFAR-10"]) == 3
+    assert len(by_experiment(runs)["a", "CIFAR-10", ""]) == 3
     with pytest.raises(ValueError, match="seeds 1 and 3 differ: data"):  # found in spite of the older one
         by_experiment([*runs, record(3, **described("4567"))])
 
@@ -172,7 +199,7 @@ def test_an_older_record_has_the_same_recipe_if_its_missing_fields_do_nothing():
     del old["temperature"], old["teacher"]
     old["image_sizes"] = [[0.0, 24], [0.6, 32]]  # pixels
     runs = [record(0, recipe=recipe.to_dict()), record(1, recipe=old)]
-    assert len(by_experiment(runs)["a", "CIFAR-10"]) == 2
+    assert len(by_experiment(runs)["a", "CIFAR-10", ""]) == 2
 
 
 def test_held_out_images_and_their_teacher_may_follow_from_the_seed():
@@ -180,7 +207,7 @@ def test_held_out_images_and_their_teacher_may_follow_from_the_seed():
         record(seed, evaluated_on="validation", **described(digest, source={"teacher": digest}))
         for seed, digest in enumerate(("0123", "4567"))
     ]
-    assert len(by_experiment(runs)["a", "CIFAR-10"]) == 2
+    assert len(by_experiment(runs)["a", "CIFAR-10", ""]) == 2
     with pytest.raises(ValueError, match=r"images"):
         by_experiment([*runs, record(2, evaluated_on="validation", **described(images=500))])
 
@@ -192,7 +219,9 @@ def test_the_first_batch_of_a_foreign_loader_may_follow_from_the_seed():
             "network": {"class": "Net"},
         }
 
-    assert len(by_experiment([record(0, **batches("01")), record(1, **batches("23"))])["a", "CIFAR-10"]) == 2
+    assert (
+        len(by_experiment([record(0, **batches("01")), record(1, **batches("23"))])["a", "CIFAR-10", ""]) == 2
+    )
 
 
 def test_runs_as_fit_records_them_are_one_experiment(small):
@@ -208,7 +237,7 @@ def test_runs_as_fit_records_them_are_one_experiment(small):
         net = Net(width=0.25)
         runs.append(fit(net, train, validation, recipe, device="cpu", progress=False, name="a"))
     assert runs[0].data != runs[1].data
-    assert by_experiment(runs) == {("a", runs[0].dataset): runs}
+    assert [*by_experiment(runs).values()] == [runs]
     shorter = dataclasses.replace(runs[1], recipe=Recipe(epochs=2, batch_size=64).to_dict())
     with pytest.raises(ValueError, match=r"recipe \{'epochs': 1\}, not \{'epochs': 2\}"):
         by_experiment([runs[0], shorter])
@@ -221,3 +250,106 @@ def test_an_interval_takes_an_array():
 def test_the_interval_of_a_share_is_that_of_its_standard_error():
     assert binomial_half_width(0.5, 100) == pytest.approx(1.96 * 0.05)
     assert binomial_half_width(1.0, 100) == 0
+
+
+# ---- Several experiments ---------------------------------------------------------------------------
+
+SMALL = Recipe(epochs=1, batch_size=64, net={"width": 0.25})
+
+
+def small_experiments(seeds=(0, 1), **fields) -> list[Experiment]:
+    fields = {"dataset": "stand-in", "dtype": "float32", "limit": 128} | fields
+    return [Experiment("small", SMALL, seed=seed, **fields) for seed in seeds]
+
+
+def test_runs_in_a_pool_of_processes_equal_runs_one_after_another(tmp_path, monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the pool
+    try:
+        alone = run_all(small_experiments(), tmp_path / "alone", device="cpu", progress=False)
+        with process_pool(2) as executor:
+            pooled = run_all(small_experiments(), tmp_path / "pool", executor=executor, device="cpu")
+    finally:
+        torch.set_num_threads(before)
+    assert [history.seed for history in pooled] == [0, 1]
+    for one, other in zip(alone, pooled, strict=True):
+        assert one.difference(other) == ""
+        assert (one.train_loss, one.test_accuracy) == (other.train_loss, other.test_accuracy)
+        assert other.machine["threads"] == 1
+    assert sorted(path.name for path in (tmp_path / "alone").iterdir()) == sorted(
+        path.name for path in (tmp_path / "pool").iterdir()
+    )
+
+
+def test_a_pool_shares_the_threads_equally(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    made = []
+    monkeypatch.setattr(
+        "lab.study.ProcessPoolExecutor", lambda count, **options: made.append((count, options))
+    )
+    process_pool(3)
+    process_pool(16)
+    assert [(count, options["initargs"]) for count, options in made] == [(3, (2,)), (16, (1,))]
+    with pytest.raises(ValueError, match="processes=0 must be an integer of at least 1"):
+        process_pool(0)
+
+
+def test_a_failed_run_is_raised_after_the_others_are_done(tmp_path):
+    (tmp_path / "small-limit-128-seed0.json").mkdir(parents=True)
+    with ThreadPoolExecutor(1) as executor, pytest.raises(ValueError, match=r"seed0\.json is a folder"):
+        run_all(small_experiments(), tmp_path, executor=executor, device="cpu", progress=False)
+    assert History.load(tmp_path / "small-limit-128-seed1.json").epochs == 1
+
+
+PARENT = """
+import sys, time, torch
+from lab.study import process_pool
+if __name__ == "__main__":
+    with process_pool(1) as executor:
+        print(executor.submit(torch.get_num_threads).result(), *executor._processes, flush=True)
+        executor.submit(time.sleep, 600)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked up in /proc")
+def test_a_worker_ends_when_the_process_that_asked_for_it_is_killed(tmp_path):
+    (tmp_path / "parent.py").write_text(PARENT)
+    command, paths = [sys.executable, tmp_path / "parent.py"], {"PYTHONPATH": str(HERE)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | paths) as parent:
+        _, worker = parent.stdout.readline().split()
+        assert Path("/proc", worker).is_dir()
+        parent.kill()
+    end = time.monotonic() + 20
+    while Path("/proc", worker).is_dir() and "zombie" not in Path("/proc", worker, "status").read_text():
+        assert time.monotonic() < end, "the worker is still running"
+        time.sleep(0.1)
+
+
+def test_two_experiments_with_the_same_files_are_refused_before_the_first(tmp_path):
+    with pytest.raises(ValueError, match=r"small-limit-128-seed1\.json: give them different labels or seeds"):
+        run_all(small_experiments((0, 1, 1)), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_finished_runs_are_not_trained_again(tmp_path):
+    first = run_all(small_experiments(), tmp_path, device="cpu", progress=False)
+    again = run_all(small_experiments((0, 1, 2)), tmp_path, device="cpu", progress=False)
+    assert [history.seconds for history in again[:2]] == [history.seconds for history in first]
+    assert again[2].seed == 2
+
+
+# ---- The ladder ------------------------------------------------------------------------------------
+
+
+def test_the_ladder_has_every_seed_of_every_rung_or_of_those_asked_for():
+    every = ladder_experiments()
+    assert [experiment.stem for experiment in every] == [
+        f"{rung.recipe}-batch-mixed-seed{seed}" for rung in LADDER for seed in range(rung.seeds)
+    ]
+    assert all(experiment.recipe == RECIPES[experiment.label.split("-")[0]] for experiment in every)
+    chosen = ladder_experiments(["coffee"], dataset="cifar10", validation=10)
+    assert [(each.label, each.seed, each.validation) for each in chosen] == [
+        ("coffee-batch-mixed", seed, 10) for seed in range(3)
+    ]
+    with pytest.raises(ValueError, match=r"unknown rungs \['tea'\]; choose from 'minute', 'coffee'"):
+        ladder_experiments(["tea"])

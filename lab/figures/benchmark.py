@@ -39,10 +39,10 @@ def plot_bench(result: Mapping[str, Any]) -> Figure:
     main = result["summary"]
     _draw_bars(axes[0, 0], training, main["conventional_images_per_second"], "{:.1f} x")
     axes[0, 0].set(title=f"training, batches of {batch} images", xlabel="loop", ylabel="speed [images/s]")
-    _draw_bars(axes[0, 1], _gflops(result), main["peak_gflops"], "{:.0%}")
-    axes[0, 1].set(title=f"share of the peak in {host['dtype']}", xlabel="work", ylabel="speed [GFLOP/s]")
-    _draw_pairs(axes[0, 2], result["pairs"])
-    axes[0, 2].set_title(f"time of a training step on {batch} images [ms]")
+    _draw_bars(axes[0, 1], _gflops(result), max(main["peak_gflops"].values()), "{:.0%}")
+    axes[0, 1].set(title="share of the best format's peak", xlabel="work", ylabel="speed [GFLOP/s]")
+    _draw_pairs(axes[0, 2], result["pairs"][host["dtype"]])
+    axes[0, 2].set_title(f"step on {batch} images in {host['dtype']} [ms]")
     for ax, (axis, times) in zip(axes[1], result["growth"].items(), strict=True):
         _draw_growth(ax, times, *GROWTH[axis])
     low, high = zip(*(ax.get_ylim() for ax in axes[1]), strict=True)
@@ -60,7 +60,8 @@ def _gflops(result: Mapping[str, Any]) -> dict[str, Work]:
         by_size = [(2e-9 * int(size) ** 3, times) for size, times in sizes.items()]
         works[f"matrix product, {dtype}"] = max(by_size, key=lambda work: work[0] / float(np.median(work[1])))
     step = result["step"]
-    return works | {f"training step, {step['recipe']}": (1e-9 * step["flops"], step["seconds"])}
+    seconds = step["seconds"][result["machine"]["dtype"]]
+    return works | {f"training step, {step['recipe']}": (1e-9 * step["flops"], seconds)}
 
 
 def _draw_bars(ax: Axes, works: Mapping[str, Work], whole: float, share: str) -> None:
