@@ -462,10 +462,12 @@ class _Images(nn.Module):
         pixels = torch.cat([_resized(batch.to(like.device), size) for batch in _batches(images)])
         return torch.addcmul(-mean / std, pixels, 1 / (255 * std)).to(like.dtype)
 
-    def predict(self, images) -> list[Prediction]:
+    def predict(self, images, *, flips: bool = False, sure: float = 1.0) -> list[Prediction]:
         """The likeliest class of each image, with its confidence. images: see `transform`.
 
-        Computes in evaluation mode, and restores the mode of every module at the end.
+        flips: average the logits of each image and its mirror image, or, with `sure` below 1, only of images
+        whose confidence is smaller than that. Computes in evaluation mode, and restores the mode of every
+        module at the end.
 
         Raises what `transform` raises, and ValueError if `classes` does not name every output or if the
         logits are not finite.
@@ -473,6 +475,10 @@ class _Images(nn.Module):
         inputs = self.transform(images)
         with _evaluating(self), torch.no_grad():
             logits = torch.cat([self(part) for part in inputs.split(256)]).float()
+            if flips:
+                unsure = logits.softmax(1).amax(1) < sure if sure < 1 else torch.ones(len(logits)).bool()
+                for index in unsure.nonzero().flatten().split(256):
+                    logits[index] = (logits[index] + self(inputs[index].flip(-1)).float()) / 2
         classes = self.classes
         if classes is None or len(classes) != logits.shape[1]:
             raise ValueError(f"classes={classes!r} must name the {logits.shape[1]} outputs of the network")

@@ -14,7 +14,7 @@ from lab.data import DATASETS, load_dataset
 from lab.experiment import ABLATIONS, DTYPES, Experiment, ablations, run
 from lab.machine import pick_device
 from lab.recipes import RECIPES
-from lab.report import assess, bench_text, card, files, ladder_table, report_folder
+from lab.report import SURE, assess, bench_text, card, files, ladder_table, report_folder
 from lab.study import LADDER, ladder_experiments, process_pool, run_all
 from model import CONVS, NORMS, PRETRAINED, Net, count_parameters
 
@@ -259,12 +259,15 @@ def _evaluate(options: argparse.Namespace) -> int:
         print(f"{label:<16} {accuracy:8.2%}")
     print(f"{'all':<16} {found.accuracy:8.2%}")
     print(f"{'all, with flips':<16} {found.accuracy_flips:8.2%}  (averaged with the mirror image)")
+    share = f"{found.unsure:.0%} of the images, with a confidence below {SURE}"
+    print(f"{'all, flips':<16} {found.accuracy_unsure:8.2%}  (averaged only for the unsure: {share})")
     for true, predicted, count in found.confusions[:5]:
         print(f"{true} predicted as {predicted}: {count} images")
     summary = {
         "name": options.name,
         "test_accuracy": found.accuracy,
         "test_accuracy_flips": found.accuracy_flips,
+        "test_accuracy_flips_where_unsure": found.accuracy_unsure,
         "parameters": count_parameters(net),
         "dataset": data.name,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -24,3 +25,21 @@ def as_integer(name: str, value: Any, least: int | None = None, most: int | None
     if integer is None or (least is not None and integer < least) or (most is not None and integer > most):
         raise ValueError(f"{name}={value!r} must be {expected}")
     return integer
+
+
+def as_number(name: str, value: Any, least: float, most: float) -> float:
+    """`value` as a Python number: a real number from `least` to `most`, of Python or NumPy.
+
+    Raises ValueError, with `name`, the value and the range, for anything else (True, False and nan included).
+    """
+    real = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+    if not real or not least <= float(value) <= most:
+        raise ValueError(f"{name}={value!r} must be a number from {least:g} to {most:g}")
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def as_switch(name: str, value: Any) -> bool:
+    """`value` as a Python bool: True or False, of Python or NumPy. Raises ValueError for anything else."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name}={value!r} must be True or False")
+    return bool(value)

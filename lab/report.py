@@ -213,12 +213,17 @@ def overview(histories: Mapping[str, History]) -> str:
 # ---- The card of the trained weights ---------------------------------------------------------------
 
 
+SURE = 0.9  # confidence from which one view is enough
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """How a network classifies images with labels; accuracies are in [0, 1]."""
 
     accuracy: float
     accuracy_flips: float  # the logits of each image averaged with those of its mirror image
+    accuracy_unsure: float  # the same, only of the images with a confidence below SURE
+    unsure: float  # the share of these images
     class_accuracies: dict[str, float]
     confusions: tuple[tuple[str, str, int], ...]  # (true class, predicted class, images), most frequent first
 
@@ -243,6 +248,7 @@ def assess(net: Net, images: Tensor, labels: Tensor, classes: Sequence[str]) -> 
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         logits, labels_seen = evaluate(net, batches(), dtype=torch.float32)
         averaged, _ = evaluate(net, batches(), flips=True, dtype=torch.float32)
+    unsure = logits.softmax(1).amax(1) < SURE  # as `evaluate(..., flips=True, sure=SURE)` chooses
     counts = torch.from_numpy(confusion_matrix(labels_seen, logits.argmax(1), len(classes)))
     names, right = dict(enumerate(classes)), counts.diagonal()
     wrong = counts - right.diag()
@@ -252,6 +258,8 @@ def assess(net: Net, images: Tensor, labels: Tensor, classes: Sequence[str]) -> 
     return Evaluation(
         accuracy=accuracy_of(logits, labels_seen),
         accuracy_flips=accuracy_of(averaged, labels_seen),
+        accuracy_unsure=accuracy_of(torch.where(unsure[:, None], averaged, logits), labels_seen),
+        unsure=unsure.double().mean().item(),
         class_accuracies=dict(zip(classes, (right / counts.sum(1)).tolist(), strict=True)),
         confusions=tuple((names[row], names[column], int(wrong[row, column])) for row, column in pairs),
     )
@@ -263,7 +271,8 @@ def card(images: Tensor, labels: Tensor, classes: Sequence[str]) -> str:
     images, labels, classes: as for `assess`.
     """
     head = ["name", "norm, conv", "parameters", "receptive field", "trained as", "epochs", "seed", "data"]
-    head += ["test accuracy, %", "with flips, %", "most frequent confusions"]
+    head += ["test accuracy, %", "with flips, %", "with flips where unsure, % (share, %)"]
+    head += ["most frequent confusions"]
     rows = []
     for name in PRETRAINED:
         net = Net.from_pretrained(name, WEIGHTS)
@@ -281,10 +290,11 @@ def card(images: Tensor, labels: Tensor, classes: Sequence[str]) -> str:
                 made.dataset,
                 f"{100 * found.accuracy:.2f}",
                 f"{100 * found.accuracy_flips:.2f}",
+                f"{100 * found.accuracy_unsure:.2f} ({100 * found.unsure:.0f})",
                 "; ".join(confusions),
             ]
         )
-    return markdown_table(head, rows, "llrrlrrlrrl")
+    return markdown_table(head, rows, "llrrlrrlrrrl")
 
 
 def files() -> str:

@@ -121,11 +121,17 @@ def _end_with_parent() -> None:
 
 
 def load_results(folder: str | Path) -> list[History]:
-    """Every record below `folder`, sorted by name and seed; skips folders named bench, which hold timings.
+    """Every record below `folder`, sorted by name and seed.
 
-    Raises FileNotFoundError if there is none, and ValueError for a JSON file that is not a record.
+    Skips folders named bench, which hold timings, and, unless it is asked for, the folder named trials, with
+    what recipes were chosen from. Raises FileNotFoundError if there is none, and ValueError for a JSON file
+    that is not a record.
     """
-    paths = [path for path in sorted(Path(folder).rglob("*.json")) if path.parent.name != "bench"]
+    paths = [
+        path
+        for path in sorted(Path(folder).rglob("*.json"))
+        if path.parent.name != "bench" and "trials" not in path.relative_to(folder).parts
+    ]
     histories = [History.load(path) for path in paths]
     if not histories:
         raise FileNotFoundError(f"no result (*.json) below {folder}")

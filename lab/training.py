@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lab.checks import as_integer
+from lab.checks import as_integer, as_number, as_switch
 from lab.data import Loader
 from lab.fast import fast_layers
 from lab.loaders import (
@@ -130,6 +130,7 @@ def evaluate(
     loader: Batches,
     *,
     flips: bool = False,
+    sure: float = 1.0,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     layout: torch.memory_format = torch.channels_last,
@@ -137,10 +138,14 @@ def evaluate(
     """The float logits (N, classes) and the labels of every image, in the loader's order, on the CPU.
 
     Labels are classes (N,) or probabilities (N, classes), as the loader yields them. flips: average the
-    logits of each image and its mirror image. device: None is the device of `net`. dtype: None is the format
+    logits of each image and its mirror image, or, with `sure` below 1, only of images whose likeliest class
+    has a smaller probability than that. device: None is the device of `net`. dtype: None is the format
     found for training such a network, or the hardware's. layout: of the images in memory.
-    The modes of the network, the random states and the loader's epoch are as before at the end.
+    The modes of the network, the random states and the loader's epoch are as before at the end. Raises
+    ValueError for a wrong `flips` or `sure`, and if the loader yields no batch.
     """
+    as_switch("flips", flips)
+    sure = as_number("sure", sure, 0, 1)
     device = _device_of(net, device)
     dtype = known_format(net, device) if dtype is None else number_format(device, dtype)
     logits, labels = [], []
@@ -151,8 +156,11 @@ def evaluate(
             for batch, batch_labels in loader:
                 images = _moved(batch, device, layout)
                 batch_logits = net(images).float()
-                if flips:
+                if flips and sure == 1:
                     batch_logits = (batch_logits + net(images.flip(-1)).float()) / 2
+                elif flips and (unsure := batch_logits.softmax(1).amax(1) < sure).any():
+                    mirrored = net(images[unsure].flip(-1)).float()
+                    batch_logits[unsure] = (batch_logits[unsure] + mirrored) / 2
                 logits.append(batch_logits)
                 labels.append(_targets(batch_labels))
     if not logits:

@@ -209,6 +209,10 @@ def test_an_evaluation_counts_what_is_right_and_what_is_predicted_as_what(small)
     right = predicted == small.test_labels
     assert found.accuracy == right.double().mean().item()
     assert found.accuracy_flips == (flipped == small.test_labels).double().mean().item()
+    unsure = logits.softmax(1).amax(1) < report.SURE
+    where_unsure = torch.where(unsure, flipped, predicted)
+    assert found.accuracy_unsure == (where_unsure == small.test_labels).double().mean().item()
+    assert found.unsure == unsure.double().mean().item()
     for number, label in enumerate(small.classes):
         of_class = right[small.test_labels == number].double().mean().item()
         assert found.class_accuracies[label] == pytest.approx(of_class)

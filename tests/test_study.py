@@ -102,6 +102,13 @@ def test_records_are_read_from_all_folders_below_and_sorted_by_name_and_seed(tmp
     assert [(run.name, run.seed) for run in load_results(tmp_path)] == [("a", 2), ("a", 10), ("b", 0)]
 
 
+def test_trials_are_read_only_if_they_are_asked_for(tmp_path):
+    record(0).save(tmp_path / "a.json")
+    record(1, "b").save(tmp_path / "trials" / "deep" / "b.json")
+    assert [each.name for each in load_results(tmp_path)] == ["a"]
+    assert [each.name for each in load_results(tmp_path / "trials")] == ["b"]
+
+
 def test_a_folder_named_bench_is_skipped(tmp_path):
     record().save(tmp_path / "0.json")
     (tmp_path / "bench").mkdir()

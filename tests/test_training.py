@@ -287,6 +287,37 @@ def test_evaluate_averages_the_logits_of_each_image_and_its_mirror_image():
     assert torch.equal(labels, LABELS)
 
 
+def test_evaluate_averages_only_the_images_that_the_network_is_unsure_of():
+    net = linear()
+    once, _ = evaluate(net, ten(), **EXACT)
+    confidences = once.softmax(1).amax(1)
+    sure = confidences.median().item()
+    twice, _ = evaluate(net, ten(), flips=True, **EXACT)
+    seen = []
+    net.register_forward_hook(lambda _, inputs, out: seen.append(len(out)))
+    some, _ = evaluate(net, ten(), flips=True, sure=sure, **EXACT)
+    unsure = confidences < sure
+    assert 0 < unsure.sum() < len(unsure)
+    torch.testing.assert_close(some, torch.where(unsure[:, None], twice, once))
+    assert sum(seen) == len(once) + unsure.sum()
+    assert torch.equal(evaluate(net, ten(), flips=True, sure=0.0, **EXACT)[0], once)
+    assert torch.equal(evaluate(net, ten(), sure=sure, **EXACT)[0], once)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"flips": "no"}, "flips='no' must be True or False"),
+        ({"flips": 1}, "flips=1 must be True or False"),
+        ({"flips": True, "sure": 1.5}, "sure=1.5 must be a number from 0 to 1"),
+        ({"flips": True, "sure": float("nan")}, "sure=nan must be a number from 0 to 1"),
+    ],
+)
+def test_wrong_views_are_refused_by_name(options, said):
+    with pytest.raises(ValueError, match=said):
+        evaluate(linear(), ten(), **options, **EXACT)
+
+
 def test_accuracy_is_the_share_of_images_right():
     logits = torch.tensor([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0], [5.0, 4.0]])
     assert accuracy_of(logits, torch.tensor([1, 1, 1, 0])) == 0.75

@@ -435,6 +435,28 @@ def test_no_images_have_no_predictions(saved):
     assert saved[0].predict(photographs(1, 32, 32)[:0]) == []
 
 
+def test_predict_averages_the_mirror_image_of_all_or_only_of_unsure_images(saved):
+    net, images = saved[0], photographs(300, 32, 32)
+    inputs = net.transform(images)
+    with torch.no_grad():
+        once = net.eval()(inputs)
+        twice = (once + net(inputs.flip(-1))) / 2
+
+    def labels_and_confidences(logits) -> list[tuple[str, float]]:
+        confidences, numbers = logits.softmax(1).max(1)
+        return [(net.classes[n], c) for n, c in zip(numbers.tolist(), confidences.tolist(), strict=True)]
+
+    def same(found, expected) -> bool:
+        return all(a == c and b == pytest.approx(d) for (a, b), (c, d) in zip(found, expected, strict=True))
+
+    sure = once.softmax(1).amax(1).median().item()
+    some = torch.where((once.softmax(1).amax(1) < sure)[:, None], twice, once)
+    assert same(net.predict(images), labels_and_confidences(once))
+    assert same(net.predict(images, flips=True), labels_and_confidences(twice))
+    assert same(net.predict(images, flips=True, sure=sure), labels_and_confidences(some))
+    assert not same(labels_and_confidences(some), labels_and_confidences(once))
+
+
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
 def test_a_pil_image_with_more_than_8_bits_per_channel_is_refused(saved, mode):
     with pytest.raises(ValueError, match=f"mode '{mode}'.*8 bits"):
