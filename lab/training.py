@@ -323,6 +323,7 @@ def fit(
         chosen = _format(net, new, shape, steps, device, dtype, layout, checkpoint if resume else None)
         pace = threads_for(net, shape, device, chosen, steps, threads)
         with _laid_out(net, device, chosen.layout), pace as pace:
+            new.machine["threads"] = pace.most
             compute = {"device": device, **chosen._asdict()}
             optimizer, scaler = recipe.make_optimizer(net), grad_scaler(device, chosen.dtype)
             schedule = _Schedule(recipe, optimizer, batches, pace)
@@ -331,12 +332,8 @@ def fit(
             with schedule.bar(history, progress) as bar:
                 for epoch in range(history.epochs, recipe.epochs):
                     rewind(train_loader, seed, epoch, net)
-                    options = {
-                        "before_step": schedule.before_steps_of(epoch, bar),
-                        "scaler": scaler,
-                        **compute,
-                    }
-                    _train_epoch(history, net, train_loader, optimizer, recipe, options)
+                    options = {"before_step": schedule.before_steps_of(epoch, bar), "scaler": scaler}
+                    _train_epoch(history, net, train_loader, optimizer, recipe, options | compute)
                     schedule.end_epoch(history)
                     if measure_peak:
                         history.gflops.append(matmul_rate(device, chosen.dtype))
@@ -552,4 +549,6 @@ def _shown(history: History) -> dict[str, str]:
         part = history.evaluated_on
         shown[f"{part} loss"] = f"{history.loss[-1]:.3f}"
         shown[f"{part} accuracy"] = f"{history.accuracy[-1]:.1%}"
+    if (fewest := min(history.threads[-1])) < history.machine["threads"]:
+        shown["threads"] = f"{fewest} of {history.machine['threads']}, busy machine"
     return shown

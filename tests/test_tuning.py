@@ -234,8 +234,10 @@ def test_a_short_run_and_one_in_a_given_format_time_nothing(small, monkeypatch):
     short = Recipe(epochs=1, batch_size=16, net={"width": 0.25})
     assert short.epochs * 10 < FEW_STEPS
     assert short_run(small, short).timed == {}
-    given = short_run(small, dtype=torch.float32, threads=1)
+    given = short_run(small, dtype=torch.float32, threads=torch.get_num_threads() + 1)
     assert (given.timed, given.machine["dtype"], given.machine["layout"]) == ({}, "float32", "channels_last")
+    assert given.machine["threads"] == torch.get_num_threads() + 1
+    assert given.threads == [[torch.get_num_threads() + 1]] * 5
     given = short_run(small, short, dtype=torch.float32, layout="channels_first")
     assert given.machine["layout"] == "channels_first"
 
