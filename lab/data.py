@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import numbers
 import os
 import socket
 import warnings
@@ -26,7 +25,7 @@ import torch.utils.data
 from torch import Tensor
 from torchvision.datasets import CIFAR10
 
-from lab.checks import as_integer
+from lab.checks import as_integer, as_number, as_switch
 from lab.machine import pick_device
 
 # Pooled over all pixels of the 50,000 training images, in [0, 1]:
@@ -239,14 +238,13 @@ class Augment:
     greyscale: float = 0.0  # share of the images
 
     def __post_init__(self):
-        for name, most in (("shift", 16), ("scale", 0.9), ("rotate", 180), ("cutout", 32), ("greyscale", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, numbers.Real) or not 0 <= float(value) <= most:
-                raise ValueError(f"{name}={value!r} must be a number from 0 to {most}")
-            # Records and checkpoints hold plain numbers only, not NumPy's.
-            plain = int(value) if isinstance(value, numbers.Integral) else float(value)
-            object.__setattr__(self, name, plain)
-        object.__setattr__(self, "flip", bool(self.flip))
+        plain: dict[str, Any] = {"flip": as_switch("flip", self.flip)}
+        for name, most in (("shift", 16), ("cutout", 32)):
+            plain[name] = as_integer(name, getattr(self, name), 0, most)
+        for name, most in (("scale", 0.9), ("rotate", 180), ("greyscale", 1)):
+            plain[name] = as_number(name, getattr(self, name), 0, most)
+        for name, value in plain.items():  # records and checkpoints hold plain numbers only, not NumPy's
+            object.__setattr__(self, name, value)
 
     @classmethod
     def none(cls) -> Augment:
@@ -290,7 +288,7 @@ def augmented(
     """
     count, device = len(images), images.device
     height, width = images.shape[2:]
-    if math.ceil(augment.shift) >= min(height, width):
+    if augment.shift >= min(height, width):
         raise ValueError(
             f"shift={augment.shift} is too large for images of {height}x{width} pixels: it must be less "
             "than their height and width"

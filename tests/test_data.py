@@ -533,7 +533,7 @@ def test_shifts_of_an_image_that_is_not_square_are_slices_of_its_reflection():
     assert torch.equal(lab.data._moved(images, mirrored, dx, dy), torch.stack(expected))
 
 
-@pytest.mark.parametrize("augment", [Augment(), Augment.course(), Augment(shift=3.5)])
+@pytest.mark.parametrize("augment", [Augment(), Augment.course(), Augment(shift=5)])
 @pytest.mark.parametrize("size", [(4, 32), (32, 4), (1, 1)])
 def test_an_image_smaller_than_the_shift_is_refused_with_both_sizes(size, augment):
     said = f"shift={augment.shift} is too large for images of {size[0]}x{size[1]} pixels"
@@ -692,6 +692,12 @@ def test_the_course_s_augmentation_has_all_its_steps():
     assert min(course.shift, course.scale, course.rotate, course.greyscale) > 0
 
 
+@pytest.mark.parametrize("flip", ["no", 0.1, 1, None])
+def test_a_flip_is_on_or_off_and_not_a_share(flip):
+    with pytest.raises(ValueError, match=f"flip={flip!r} must be True or False"):
+        Augment(flip=flip)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "most"),
     [
@@ -704,10 +710,13 @@ def test_the_course_s_augmentation_has_all_its_steps():
         ("greyscale", math.nan, 1),
         ("cutout", "16", 32),
         ("rotate", None, 180),
+        ("shift", 1.5, 16),
+        ("cutout", 3.7, 32),
+        ("scale", True, 0.9),
     ],
 )
 def test_a_wrong_augmentation_is_an_error_with_its_limits(name, value, most):
-    with pytest.raises(ValueError, match=f"{name}={value!r} must be a number from 0 to {most}"):
+    with pytest.raises(ValueError, match=f"{name}={value!r} must be an? (number|integer) from 0 to {most}"):
         Augment(**{name: value})
 
 
