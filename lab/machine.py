@@ -70,11 +70,12 @@ def _instructions() -> str:
 
 
 def number_format(device: torch.device, dtype: torch.dtype | None = None) -> torch.dtype:
-    """The number format of convolutions: `dtype` if given, otherwise the fastest that the hardware has.
+    """The number format of convolutions: `dtype` if given, otherwise the one that the hardware is made for.
 
-    This is bfloat16 on a CPU with AVX-512 bf16 or AMX instructions and on CUDA since Ampere, float16 on
-    older CUDA, and float32 elsewhere: without such instructions, convolutions in bfloat16 use a reference
-    implementation that is tens of times slower than float32.
+    It need not be the fastest, which `fastest_format` finds by timing. It is bfloat16 on a CPU with AVX-512
+    bf16 or AMX instructions and on CUDA since Ampere, float16 on older CUDA, and float32 elsewhere: without
+    such instructions, convolutions in bfloat16 use a reference implementation that is tens of times slower
+    than float32.
 
     Raises ValueError for a `dtype` other than these three.
     """
