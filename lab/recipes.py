@@ -279,11 +279,11 @@ RECIPES: dict[str, Recipe] = {
     # -0.7 and -2.0 (1 seed each); squeeze-and-excitation +0.3, in a third more time (1 seed).
     # All of this with 4 or 5 epochs, for 85.6 % held out. The sixth epoch was added because earlier networks
     # had shown that the test images are about 1 point harder: this length owes something to test figures.
-    # Variants with 6 epochs or as stated, two seeds each (records in results/trials/), against 85.6 %: 16 pixels
-    # for the first 25 % of the steps 85.2, and with 7 epochs 86.0; 32 pixels only for the last 20 %, 7 epochs:
-    # 85.0 (from 20 pixels on) and 85.4 (from 16); lr 0.11 and 0.2: 85.4 and 85.1; momentum 0.7: 85.6; cosine:
-    # 85.1; batches of 512 at lr 0.2, 7 epochs: 85.7; one dense row of 64 fewer, 7 epochs: 85.8. None is clearly
-    # better.
+    # Variants with 6 epochs or as stated, two seeds each (records in results/trials/), against 85.6 %:
+    # 16 pixels for the first 25 % of the steps 85.2, and with 7 epochs 86.0; 32 pixels only for the last
+    # 20 %, 7 epochs: 85.0 (from 20 pixels on) and 85.4 (from 16); lr 0.11 and 0.2: 85.4 and 85.1; momentum
+    # 0.7: 85.6; cosine: 85.1; batches of 512 at lr 0.2, 7 epochs: 85.7; one dense row of 64 fewer, 7 epochs:
+    # 85.8. None is clearly better.
     "minute": Recipe(
         epochs=6,
         lr=0.15,
