@@ -469,9 +469,11 @@ class _Images(nn.Module):
         whose confidence is smaller than that. Computes in evaluation mode, and restores the mode of every
         module at the end.
 
-        Raises what `transform` raises, and ValueError if `classes` does not name every output or if the
-        logits are not finite.
+        Raises what `transform` raises, and ValueError for another `flips` or `sure`, if `classes` does not
+        name every output, or if the logits are not finite.
         """
+        if not isinstance(flips, bool) or not 0 <= sure <= 1:
+            raise ValueError(f"{flips=} must be True or False, and {sure=} from 0 to 1")
         inputs = self.transform(images)
         with _evaluating(self), torch.no_grad():
             logits = torch.cat([self(part) for part in inputs.split(256)]).float()

@@ -359,6 +359,7 @@ def kernel(layer: nn.Module, batch_size: int, device: torch.device, dtype: torch
 COMPANIONS = {  # programs that say when they are running, and run until they are ended
     "busy process": "print('ready', flush=True)\nwhile True: pass",
     "second training": "from lab.bench import accompany; accompany({dtype!r})",
+    "second training, one thread each": "from lab.bench import accompany; accompany({dtype!r}, 1)",
 }
 
 
@@ -378,7 +379,7 @@ def paced(net: nn.Module, seconds: float, dtype: torch.dtype, plan: Plan, thread
             yield batch
 
     shape, form = tuple(batch[0].shape), Format(dtype)
-    with threads_for(net, shape, device, form, FEW_STEPS, threads) as pace:
+    with threads_for(net, device, form, shape, FEW_STEPS, threads) as pace:
 
         def before_step(index: int) -> None:
             pace.before_step()
@@ -389,10 +390,10 @@ def paced(net: nn.Module, seconds: float, dtype: torch.dtype, plan: Plan, thread
     return (half[-1] - half[0]) / (len(half) - 1)
 
 
-def accompany(dtype: str) -> None:
+def accompany(dtype: str, threads: int | None = None) -> None:
     """Entry point of the second training: train until the process is ended."""
     print("ready", flush=True)
-    paced(Net(), math.inf, getattr(torch, dtype), FULL, None)
+    paced(Net(), math.inf, getattr(torch, dtype), FULL, threads)
 
 
 @contextmanager
@@ -420,8 +421,9 @@ def company(plan: Plan, dtype: torch.dtype) -> dict[str, list[float]]:
         "alone, all threads": (None, most),
         "alone": (None, None),
     }
-    for name in COMPANIONS:
+    for name in ("busy process", "second training"):
         cases |= {f"beside a {name}, all threads": (name, most), f"beside a {name}": (name, None)}
+    cases["beside a second training, one thread each"] = ("second training, one thread each", 1)
     times: dict[str, list[float]] = {case: [] for case in cases}
     bar = tqdm(total=plan.company_rounds * len(cases), desc="in company", disable=sys.stderr is None)
     for _ in range(plan.company_rounds):

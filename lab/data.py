@@ -240,7 +240,9 @@ class Augment:
     def __post_init__(self):
         plain: dict[str, Any] = {"flip": as_switch("flip", self.flip)}
         for name, most in (("shift", 16), ("cutout", 32)):
-            plain[name] = as_integer(name, getattr(self, name), 0, most)
+            value = getattr(self, name)
+            whole = isinstance(value, float) and value.is_integer()  # 2.0, as older records may have it
+            plain[name] = as_integer(name, int(value) if whole else value, 0, most)
         for name, most in (("scale", 0.9), ("rotate", 180), ("greyscale", 1)):
             plain[name] = as_number(name, getattr(self, name), 0, most)
         for name, value in plain.items():  # records and checkpoints hold plain numbers only, not NumPy's

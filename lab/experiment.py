@@ -190,6 +190,25 @@ def run(
     return Run(net, history)
 
 
+def train_teacher(
+    experiment: Experiment,
+    out: str | Path = "runs",
+    *,
+    data: Dataset | None = None,
+    root: str | Path | None = None,
+    device: str | torch.device | None = None,
+    **options,
+) -> None:
+    """Train the teacher of the experiment's recipe, if there is one and it is not found as `run` says.
+
+    The arguments are those of `run`.
+    """
+    if experiment.teacher is not None:
+        data = data or load_dataset(experiment.dataset, root)
+        loader, _ = experiment.loaders(data, pick_device(device))
+        _teacher(experiment.teacher, Path(out), loader, data=data, device=device, **options)
+
+
 def _rehearse(net: Net, out: Path, stem: str) -> None:
     """Find out before the training whether record and network can be saved. Raises ValueError if not."""
     for ending in (".json", ".pt"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FunctionType, ModuleType
 from typing import Any
@@ -210,11 +210,11 @@ def describe_loader(loader, seed: int) -> dict[str, Any]:
     }
 
 
-def batch_shape(loader, described: dict[str, Any]) -> tuple[int, ...]:
-    """The shape of a whole batch of images, (N, C, H, W). described: what `describe_loader` returned."""
+def batch_shape(loader, described: Sequence[int]) -> tuple[int, ...]:
+    """The shape of a whole batch of images, (N, C, H, W). described: the shape in a foreign description."""
     if isinstance(loader, Loader):
         return min(loader.batch_size, len(loader.images)), *loader.images.shape[1:]
-    return tuple(described["shape"])
+    return tuple(described)
 
 
 def repeats_itself(loader, seed: int, described: dict[str, Any]) -> bool:

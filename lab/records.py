@@ -35,10 +35,11 @@ class History:
 
     Losses are mean cross-entropies: in training with the recipe's label smoothing or against its teacher,
     on the augmented images, while the network changes. Accuracies are in [0, 1]. `lr` is the rate of the
-    epoch's last step. `seconds` times the training steps with their augmentation, without evaluations or
-    the teacher's part. `gflops` is the rate of a large matrix product in the run's number format, measured
-    after the epoch, if it was measured. `threads` are the numbers of threads used in the epoch. `timed` are
-    the microseconds per image of a training step in each number format and layout, if they were timed.
+    epoch's last step. `seconds` times the training steps with their augmentation and the search for the
+    number of threads, without evaluations, the teacher's part and the search for the number format. `gflops`
+    is the rate of a large matrix product in the run's number format, measured after the epoch, if it was
+    measured. `threads` are the numbers of threads used in the epoch. `timed` are the microseconds per image
+    of a training step in each number format and layout, if they were timed.
 
     `evaluated_on` is "test", or "validation" if the run was evaluated on held-out training images: its
     figures are in the lists of that name, and the lists of the other name are empty. The accuracy "with

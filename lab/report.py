@@ -100,12 +100,13 @@ def ladder_table(histories: Iterable[History]) -> str:
     """The ladder as a Markdown table: how long each processor takes to which accuracy; empty without a run.
 
     A row has the runs of a recipe as it is now, on one processor, on the whole training set and all test
-    images of CIFAR-10: the mean accuracy over the seeds with its 95 % interval, the medians of the training
-    seconds, of the rate of a large matrix product in the same runs, and of the product of both.
+    images of CIFAR-10: the numbers of threads used, the mean accuracy over the seeds with its 95 % interval,
+    the medians of the training seconds (see `History`), of the rate of a large matrix product in the same
+    runs, and of the product of both.
     """
-    head = ["rung", "processor", "format", "seeds", "test accuracy, %", "to reach, %", "time, s"]
+    head = ["rung", "processor", "format", "threads", "seeds", "test accuracy, %", "to reach, %", "time, s"]
     head += ["matrix product, GFLOP/s", "at peak, TFLOP", "parameters", "MACs of an image"]
-    rows = []
+    histories, rows = list(histories), []
     for rung in LADDER:
         recipe, (experiment, *_) = RECIPES[rung.recipe], ladder_experiments([rung.recipe])
         own = [
@@ -120,6 +121,7 @@ def ladder_table(histories: Iterable[History]) -> str:
                 rung.recipe,
                 processor,
                 ", ".join(sorted({run.machine["dtype"] for run in runs})),
+                _threads(runs),
                 str(len(runs)),
                 _percent([_last_accuracy(run) for run in runs]),
                 f"{100 * rung.accuracy:.1f}",
@@ -131,7 +133,14 @@ def ladder_table(histories: Iterable[History]) -> str:
             ]
             for (*_, processor), runs in by_experiment(own).items()
         ]
-    return markdown_table(head, rows, "lllrrrrrrrr") if rows else ""
+    return markdown_table(head, rows, "lllrrrrrrrrr") if rows else ""
+
+
+def _threads(runs: Iterable[History]) -> str:
+    """The numbers of threads that the runs used: "2", or "1 to 2" if other work took part of the machine."""
+    used = [counts for run in runs for counts in run.threads or [[run.machine.get("threads")]]]
+    known = sorted({count for counts in used for count in counts if count is not None})
+    return " to ".join(map(str, dict.fromkeys((known[0], known[-1])))) if known else ""
 
 
 def _results(part: str, groups: Mapping[tuple[str, str, str], Sequence[History]]) -> str:
@@ -378,7 +387,7 @@ def bench_summary(result: Mapping[str, Any]) -> dict[str, Any]:
     def ratio(case: str, to: str) -> float | None:
         return company[case] / company[to] if company else None
 
-    beside = ratio("beside a second training", "alone, all threads")
+    two = ratio("beside a second training, one thread each", "alone, all threads")
     return {
         "dataset": result["dataset"],
         "dtype": dtype,
@@ -393,9 +402,9 @@ def bench_summary(result: Mapping[str, Any]) -> dict[str, Any]:
         "idle_ratio": ratio("alone", "alone, all threads"),
         "busy_ratio": ratio("beside a busy process", "alone, all threads"),
         "busy_ratio_all_threads": ratio("beside a busy process, all threads", "alone, all threads"),
-        "second_ratio": beside,
+        "second_ratio": ratio("beside a second training", "alone, all threads"),
         "second_ratio_all_threads": ratio("beside a second training, all threads", "alone, all threads"),
-        "two_at_once_ratio": None if beside is None else 2 / beside,
+        "two_at_once_ratio": None if two is None else 2 / two,
         "peak_memory_bytes": None if None in memory else max(memory),
         "first_step_seconds": statistics.median(result["start"]["seconds"]),
         "slow_kernels": slow_kernels(result),

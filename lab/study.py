@@ -10,7 +10,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from lab.checks import as_integer
-from lab.experiment import Experiment, run
+from lab.experiment import Experiment, run, train_teacher
 from lab.records import History
 
 # ---- Runs ------------------------------------------------------------------------------------------
@@ -36,8 +36,9 @@ def run_all(
     """Carry out experiments, as `run` does, and return their Histories in the order given.
 
     executor: any of concurrent.futures, such as `process_pool(2)`; None runs them here, one after another.
-    options: those of `run`. Runs that are finished are not trained again, so after an interruption the same
-    call continues. If a run fails, the others are carried out first.
+    Threads of one process take turns, since they share torch's random state. options: those of `run`. Runs
+    that are finished are not trained again, so after an interruption the same call continues. If a run fails,
+    the others are carried out first. Teachers that several runs need are trained before them.
 
     Raises ValueError if two experiments would write the same files, and whatever the first failed run raised.
     """
@@ -48,24 +49,53 @@ def run_all(
             f"several experiments would write {twice[0]}.json: give them different labels or seeds"
         )
     if executor is None:
-        return [run(experiment, out, progress=progress, **options).history for experiment in experiments]
+        return _in_turn(experiments, out, progress=progress, **options)
+    with_teacher = {each.teacher.stem: each for each in experiments if each.teacher is not None}
+    wait([executor.submit(_prepared, each, out, options) for each in with_teacher.values()])
     futures = [executor.submit(_history, experiment, out, options) for experiment in experiments]
-    bar = tqdm(as_completed(futures), "runs", len(futures), disable=not progress or sys.stderr is None)
-    for future in bar:
-        if not future.exception():
-            bar.set_postfix_str(future.result().name)
+    try:
+        bar = tqdm(as_completed(futures), "runs", len(futures), disable=not progress or sys.stderr is None)
+        for future in bar:
+            if not future.exception():
+                bar.set_postfix_str(future.result().name)
+    except BaseException:  # such as Ctrl-C
+        for future in futures:
+            future.cancel()
+        raise
     return [future.result() for future in futures]
 
 
+def _in_turn(experiments: Iterable[Experiment], out: str | Path, **options) -> list[History]:
+    histories, errors = [], []
+    for experiment in experiments:
+        try:
+            histories.append(run(experiment, out, **options).history)
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return histories
+
+
+_turn = threading.Lock()  # of the runs in this process
+
+
 def _history(experiment: Experiment, out: str | Path, options: dict) -> History:
-    return run(experiment, out, progress=False, **options).history
+    with _turn:
+        return run(experiment, out, progress=False, **options).history
+
+
+def _prepared(experiment: Experiment, out: str | Path, options: dict) -> None:
+    with _turn:
+        train_teacher(experiment, out, progress=False, **options)
 
 
 def process_pool(processes: int) -> ProcessPoolExecutor:
     """New processes for `run_all`, which share this process's number of threads equally.
 
     Several processes of one thread each do more runs in an hour than one after another with all threads,
-    because small steps leave threads waiting for each other.
+    because small steps leave threads waiting for each other. They begin by importing the main script, which
+    therefore needs its `if __name__ == "__main__":`. They end with this process.
     """
     processes = as_integer("processes", processes, 1)
     return ProcessPoolExecutor(

@@ -159,8 +159,9 @@ def evaluate(
                 if flips and sure == 1:
                     batch_logits = (batch_logits + net(images.flip(-1)).float()) / 2
                 elif flips and (unsure := batch_logits.softmax(1).amax(1) < sure).any():
-                    mirrored = net(images[unsure].flip(-1)).float()
-                    batch_logits[unsure] = (batch_logits[unsure] + mirrored) / 2
+                    both = (batch_logits[unsure] + net(images[unsure].flip(-1)).float()) / 2
+                    # Not in place: the logits may be a tensor that the network still needs.
+                    batch_logits = batch_logits.index_put((unsure,), both)
                 logits.append(batch_logits)
                 labels.append(_targets(batch_labels))
     if not logits:
@@ -179,13 +180,15 @@ def distilled(
     """A copy of `loader` with the teacher's probabilities (N, classes) as labels.
 
     They are the softmax of its logits, divided by `temperature`, averaged over each image and its mirror
-    image, without other augmentation: a single pass over the images. device, dtype: as for `evaluate`.
+    image, without other augmentation: a single pass over the images. device: as for `evaluate`. dtype: None
+    is the hardware's (`number_format`), so that the labels do not depend on what was timed before.
 
     Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", arXiv 1503.02531.
     """
     if not isinstance(loader, Loader):
         raise ValueError(f"loader: expected a Loader of this project, not {type(loader).__name__}")
     plain = Loader(loader.images, loader.labels, batch_size=500)
+    dtype = number_format(_device_of(teacher, device), dtype)
     logits, _ = evaluate(teacher, plain, flips=True, device=device, dtype=dtype)
     copied = copy.copy(loader)
     copied.labels = (logits / temperature).softmax(1).to(loader.labels.device)
@@ -222,9 +225,13 @@ def _device_of(net: nn.Module, device: str | torch.device | None) -> torch.devic
 
 
 def _training_format(net, loader, shape: torch.Size, device: torch.device) -> torch.dtype:
-    if hasattr(loader, "__len__") and len(loader) >= FEW_STEPS:
-        return fastest_format(net, shape, device, (torch.channels_last,)).format.dtype
-    return known_format(net, device)
+    try:
+        batches = len(loader)
+    except TypeError:  # it has no length, or does not know it
+        batches = 0
+    if batches < FEW_STEPS:
+        return known_format(net, device)
+    return fastest_format(net, shape, device, (torch.channels_last,)).format.dtype
 
 
 def _moved(images: Tensor, device: torch.device, layout: torch.memory_format) -> Tensor:
@@ -318,10 +325,10 @@ def fit(
     device = pick_device(device)
     seed, batches = seed_of(seed, train_loader), batches_of(train_loader)
     with random_states_kept(device), loader_kept(train_loader), _modes_kept(net):
-        new = _new_history(net, train_loader, test_loader, recipe, seed, name, device)
-        shape, steps = batch_shape(train_loader, new.data["train"]), recipe.epochs * batches
-        chosen = _format(net, new, shape, steps, device, dtype, layout, checkpoint if resume else None)
-        pace = threads_for(net, shape, device, chosen, steps, threads)
+        new, shape = _new_history(net, train_loader, test_loader, recipe, seed, name, device)
+        form = {"shape": shape, "steps": recipe.epochs * batches, "threads": threads}
+        chosen = _format(net, new, device, dtype, layout, checkpoint if resume else None, **form)
+        pace = threads_for(net, device, chosen, **form)
         with _laid_out(net, device, chosen.layout), pace as pace:
             new.machine["threads"] = pace.most
             compute = {"device": device, **chosen._asdict()}
@@ -339,7 +346,7 @@ def fit(
                         history.gflops.append(matmul_rate(device, chosen.dtype))
                     if test_loader is not None:
                         _test_epoch(history, net, test_loader, **compute)
-                    bar.set_postfix(_shown(history))
+                    bar.set_postfix(_shown(history) | schedule.unused_threads())
                     if store is not None:
                         store.save(history)
             if test_loader is not None:
@@ -348,7 +355,16 @@ def fit(
 
 
 def _format(
-    net, new: History, shape, steps: int, device, dtype, layout: str | None, checkpoint: str | Path | None
+    net,
+    new: History,
+    device,
+    dtype,
+    layout: str | None,
+    checkpoint,
+    *,
+    shape,
+    steps: int,
+    threads: int | None,
 ) -> Format:
     """The number format and layout of a run. `new` gets them, and the times by which they were chosen."""
     before = {} if checkpoint is None else Checkpoint.machine_in(checkpoint)
@@ -360,7 +376,8 @@ def _format(
     elif steps < FEW_STEPS:
         chosen = Format(known_format(net, device), next(iter(layouts.values())))
     else:
-        chosen, new.timed = fastest_format(net, shape, device, tuple(layouts.values()))
+        found = fastest_format(net, shape, device, tuple(layouts.values()), threads)
+        chosen, new.timed = found.format, dict(found.microseconds)
     new.machine |= dict(zip(("dtype", "layout"), str(chosen).split(), strict=True))
     return chosen
 
@@ -411,12 +428,16 @@ def _check(recipe: Recipe, train_loader, test_loader, name: str, layout: str | N
         )
 
 
-def _new_history(net, train_loader, test_loader, recipe, seed, name, device) -> History:
-    """What the run is, before its first epoch, apart from the number format."""
+def _new_history(
+    net, train_loader, test_loader, recipe, seed, name, device
+) -> tuple[History, tuple[int, ...]]:
+    """What the run is, before its first epoch, apart from the number format; and the shape of a batch."""
     part = "validation" if getattr(test_loader, "part", "") == "validation" else "test"
     data = {"train": describe_loader(train_loader, seed)}
+    shape = batch_shape(train_loader, data["train"].pop("shape", ()))
     if test_loader is not None:
         data[part] = describe_loader(test_loader, seed)
+        data[part].pop("shape", None)
     network, dataset = describe_network(net), getattr(train_loader, "name", "")
     # What is really done. Of a foreign loader the augmentation is not known, and of a foreign network that it
     # was built with the recipe's options.
@@ -427,7 +448,7 @@ def _new_history(net, train_loader, test_loader, recipe, seed, name, device) -> 
         "temperature": data["train"].get("temperature", recipe.temperature),
         "net": {option: config[option] for option in recipe.net if option in config},
     }
-    return History(
+    history = History(
         name=name or type(net).__name__,
         dataset=dataset if dataset and isinstance(dataset, str) else type(train_loader).__name__,
         parameters=sum(parameter.numel() for parameter in net.parameters()),
@@ -439,12 +460,16 @@ def _new_history(net, train_loader, test_loader, recipe, seed, name, device) -> 
         network=network,
         start=weights_digest(net),
     )
+    return history, shape
 
 
 def _resumed(store: Checkpoint, new: History, net: nn.Module, train_loader, resume: bool) -> History:
     """The History to continue, from the checkpoint or `new`; checks first that it can be saved."""
     history = store.resume(new) if resume else new
-    changed = {name: value for name, value in new.machine.items() if history.machine.get(name) != value}
+    before = history.machine
+    changed = {name: value for name, value in new.machine.items() if before.get(name, value) != value}
+    if len(history.threads) < history.epochs:  # made before the numbers were recorded; they were fixed then
+        history.threads = [[before["threads"]]] * history.epochs
     if changed and history.epochs < history.recipe["epochs"]:
         history.machine.setdefault("continued_on", []).append(changed)
     if history.start != new.start:
@@ -521,19 +546,24 @@ class _Schedule:
             self.taken = index + 1
             bar.update()
             scale = self.recipe.image_scale(done)
-            before, threads = self.threads.count, self.threads
-            threads.before_step(1.0 if scale is None else scale)
-            if threads.count != before:
-                bar.set_postfix_str(f"busy machine: {threads.count} of {threads.most} threads")
+            before = self.threads.count
+            self.threads.before_step(1.0 if scale is None else scale)
+            if self.threads.count != before:
+                bar.set_postfix(self.unused_threads())
             return scale
 
         return before_step
+
+    def unused_threads(self) -> dict[str, str]:
+        """What the bar says of the number of threads, if it is smaller than it could be."""
+        used, most = self.threads.count, self.threads.most
+        return {"threads": f"{used} of {most}"} if used < most else {}
 
     def end_epoch(self, history: History) -> None:
         """Record the threads used, and warn if the loader did not yield as many batches as it said."""
         self.threads.pause()
         history.threads.append(sorted(self.threads.used))
-        self.threads.used = {self.threads.count}
+        self.threads.used = set()
         if self.taken != self.steps:
             warnings.warn(
                 f"the loader's len() is {self.steps}, but it yielded {self.taken} batches; learning rate and "
@@ -549,6 +579,4 @@ def _shown(history: History) -> dict[str, str]:
         part = history.evaluated_on
         shown[f"{part} loss"] = f"{history.loss[-1]:.3f}"
         shown[f"{part} accuracy"] = f"{history.accuracy[-1]:.1%}"
-    if (fewest := min(history.threads[-1])) < history.machine["threads"]:
-        shown["threads"] = f"{fewest} of {history.machine['threads']}, busy machine"
     return shown

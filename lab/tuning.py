@@ -11,10 +11,10 @@ import copy
 import math
 import statistics
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -60,18 +60,20 @@ def fastest_format(
     shape: Sequence[int],
     device: torch.device,
     layouts: Sequence[torch.memory_format] = tuple(LAYOUTS.values()),
+    threads: int | None = None,
 ) -> Choice:
     """The format in which a training step of `net` on images of `shape` (N, C, H, W) is fastest.
 
-    On a CPU, found once a process for each such network and shape, by timing; this takes about two seconds at
-    most, and leaves the network, its gradients and the random states as they are. On a GPU, and for a network
-    that cannot be copied or run on random images, the format is the one that the hardware is made for
-    (`number_format`), with channels last, and nothing is timed.
+    On a CPU, found once a process for each such network and shape, by timing with `threads`, or with torch's
+    number, or with fewer on a busy machine. This takes about two seconds, more only if a step on a single
+    image is slow, and leaves the network, its gradients and the random states as they are. On a GPU, and for
+    a network that cannot be copied or run on random images, the format is the one that the hardware is made
+    for (`number_format`), with channels last, and nothing is timed.
     """
     network = describe_network(net)["structure"], str(device)
-    key = (*network, tuple(shape), tuple(layouts), torch.get_num_threads())
+    key = (*network, tuple(shape), tuple(layouts), threads or torch.get_num_threads())
     if key not in _chosen:
-        _chosen[key] = _timed(net, tuple(shape), device, layouts)
+        _chosen[key] = _timed(net, tuple(shape), device, layouts, threads)
     _latest[network] = _chosen[key].format
     return _chosen[key]
 
@@ -83,7 +85,7 @@ def known_format(net: nn.Module, device: torch.device) -> torch.dtype:
     return number_format(device)
 
 
-def _timed(net: nn.Module, shape: tuple[int, ...], device: torch.device, layouts) -> Choice:
+def _timed(net: nn.Module, shape: tuple[int, ...], device: torch.device, layouts, threads) -> Choice:
     hardware = number_format(device)
     formats = [Format(hardware, layout) for layout in layouts]
     if torch.float32 != hardware:
@@ -93,21 +95,40 @@ def _timed(net: nn.Module, shape: tuple[int, ...], device: torch.device, layouts
     if device.type != "cpu" or len(formats) == 1:
         return Choice(formats[0], {})
     end = time.perf_counter() + SECONDS
-    few = min(FEW_IMAGES, shape[0]), *shape[1:]
+    few = _few(net, shape, device, formats)
+    if few is None:
+        return Choice(formats[0], {})
     # The machine may be busy: then threads that wait for each other would drown the differences.
-    with threads_for(net, few, device, formats[0], FEW_STEPS) as threads:
-        threads.search(0.5)
+    with threads_for(net, device, formats[0], few, FEW_STEPS, threads) as pace:
+        pace.search(0.5)
         times = _times(net, few, device, formats, end, rounds=2)
-        if not times:
-            return Choice(formats[0], {})
-        formats = [each for each in times if times[each] <= DROPPED * min(times.values())]
-        took = sum(times[each] for each in formats) * shape[0] / few[0]  # a round with whole batches, about
-        if len(formats) > 1 and time.perf_counter() + 2 * took < end:
-            times = _times(net, shape, device, formats, end, ROUNDS)
-            few = shape
+        kept = [each for each in times if times[each] <= DROPPED * min(times.values())]
+        took = sum(times[each] for each in kept) * shape[0] / few[0]  # a round with whole batches, about
+        if len(kept) > 1 and time.perf_counter() + 2 * took < end:
+            whole = _times(net, shape, device, kept, end, ROUNDS)
+            if len(whole) == len(kept):
+                times, few = whole, shape
+    if not times:
+        return Choice(formats[0], {})
     quickest = min(times, key=lambda each: times[each])
-    chosen = quickest if times[quickest] < CLEARLY * times[formats[0]] else formats[0]
+    chosen = quickest if times[quickest] < CLEARLY * times[kept[0]] else kept[0]
     return Choice(chosen, {str(each): round(1e6 * times[each] / few[0], 1) for each in times})
+
+
+def _few(net, shape: tuple[int, ...], device, formats: Iterable[Format]) -> tuple[int, ...] | None:
+    """The shape of so few images that a step is short beside SECONDS; None if no step can be timed."""
+    for each in formats:
+        try:
+            images = min(FEW_IMAGES // 4, shape[0])
+            step = Step(net, (images, *shape[1:]), device, each)
+            step.seconds()  # warms up
+            took = step.seconds()
+        except Exception:  # anybody's network: it may refuse to be copied, or random images, or a format
+            continue
+        short = SECONDS / 20
+        few = min(FEW_IMAGES, shape[0]) if took <= short / 4 else images if took <= short else 1
+        return few, *shape[1:]
+    return None
 
 
 def _bfloat16_is_computed() -> bool:
@@ -147,10 +168,11 @@ class Step:
 
     def __init__(self, net: nn.Module, shape: Sequence[int], device: torch.device, format: Format):
         self.device, self.format = device, format
-        self.net = copy.deepcopy(net).to(device).to(memory_format=format.layout).train()
-        for module in self.net.modules():
+        memo: dict[int, Any] = {}  # hooks are the user's, and are not copied
+        for module in net.modules():
             for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-                getattr(module, hooks).clear()  # they are the user's
+                memo[id(getattr(module, hooks))] = OrderedDict()
+        self.net = copy.deepcopy(net, memo).to(device).to(memory_format=format.layout).train()
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(*shape, generator=generator, dtype=torch.float32, device="cpu")
         self.images = images.to(
@@ -199,7 +221,7 @@ class Threads:
     ):
         """most: threads at most. timed: seconds of a step with that many threads; None fixes the number."""
         self.most = self.count = most
-        self.used = {most}  # numbers of threads since it was last emptied
+        self.used: set[int] = set()  # numbers of threads in the steps since it was last emptied
         self._timed, self._clock, self._apply = timed, clock, apply
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._usual = math.inf  # seconds of a step
@@ -224,26 +246,28 @@ class Threads:
                 self._usual = min(self._usual, typical)
             elif now >= self._next:
                 self.search(0.5)
-            if self.count < self.most and now >= self._next:
-                self.search(2)
+        if self.count < self.most and self._clock() >= self._next:
+            self.search(2)
         self.used.add(self.count)
         self._began = self._clock()
 
     def pause(self) -> None:
         """What follows is not a step."""
         self._began = None
-        self._recent.clear()
 
     def search(self, factor: float) -> None:
         """Change the number of threads by `factor` as long as a step becomes faster."""
         if self._timed is None:
             return
         began = self._clock()
-        while True:
-            other = min(int(factor * self.count), self.most)
-            if other in (0, self.count) or not self._beats(other, self._timed):
-                break
-            self.count = other
+        try:
+            while True:
+                other = min(int(factor * self.count), self.most)
+                if other in (0, self.count) or not self._beats(other, self._timed):
+                    break
+                self.count = other
+        except Exception:  # the copy that is timed is anybody's network; the run itself goes on
+            self._timed = None
         self._apply(self.count)
         self._usual = math.inf
         self._recent.clear()
@@ -264,24 +288,24 @@ class Threads:
 @contextmanager
 def threads_for(
     net: nn.Module,
-    shape: Sequence[int],
     device: torch.device,
     format: Format,
+    shape: Sequence[int],
     steps: int,
-    fixed: int | None = None,
+    threads: int | None = None,
 ) -> Iterator[Threads]:
-    """The number of threads in the context: `fixed`, or found by timing. At the end it is as before.
+    """The number of threads in the context: `threads`, or found by timing. At the end it is as before.
 
-    net, shape, device, format: what trains, as for `fastest_format`. steps: of the run; one with few steps
+    net, device, format, shape: what trains, as for `fastest_format`. steps: of the run; one with few steps
     keeps torch's number.
     """
     before = torch.get_num_threads()
-    adapts = fixed is None and device.type == "cpu" and before > 1 and steps >= FEW_STEPS
-    most = before if fixed is None else as_integer("threads", fixed, 1)
-    threads = Threads(most, _step_timer(net, shape, device, format) if adapts else None)
+    adapts = threads is None and device.type == "cpu" and before > 1 and steps >= FEW_STEPS
+    most = before if threads is None else as_integer("threads", threads, 1)
+    pace = Threads(most, _step_timer(net, shape, device, format) if adapts else None)
     try:
         torch.set_num_threads(most)
-        yield threads
+        yield pace
     finally:
         torch.set_num_threads(before)
 

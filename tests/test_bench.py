@@ -92,7 +92,7 @@ def test_every_pair_size_and_step_has_a_positive_time_per_round(measured):
     times = [leaf for key in keys for leaf in leaves(measured[key])] + leaves(measured["step"]["seconds"])
     assert {len(each) for each in times} == {plan["rounds"]}
     assert {len(each) for each in measured["company"].values()} == {plan["company_rounds"]}
-    assert len(measured["company"]) == 6
+    assert len(measured["company"]) == 7
     assert len(measured["start"]["seconds"]) == len(measured["start"]["bytes"]) == plan["starts"]
     assert min(map(min, [*times, *measured["company"].values(), measured["start"]["seconds"]])) > 0
     assert measured["summary"]["peak_memory_bytes"] is None or measured["summary"]["peak_memory_bytes"] > 1e8

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+import lab.experiment
 from lab.experiment import Experiment
 from lab.recipes import RECIPES, Recipe
 from lab.records import History
@@ -306,6 +307,30 @@ def test_a_failed_run_is_raised_after_the_others_are_done(tmp_path):
     with ThreadPoolExecutor(1) as executor, pytest.raises(ValueError, match=r"seed0\.json is a folder"):
         run_all(small_experiments(), tmp_path, executor=executor, device="cpu", progress=False)
     assert History.load(tmp_path / "small-limit-128-seed1.json").epochs == 1
+    with pytest.raises(ValueError, match=r"seed0\.json is a folder"):
+        run_all(small_experiments((0, 2)), tmp_path, device="cpu", progress=False)
+    assert History.load(tmp_path / "small-limit-128-seed2.json").epochs == 1
+
+
+def test_threads_of_one_process_take_turns(tmp_path):
+    alone = run_all(small_experiments((0, 1, 2)), tmp_path / "alone", device="cpu", progress=False)
+    with ThreadPoolExecutor(3) as executor:
+        several = run_all(small_experiments((0, 1, 2)), tmp_path / "threads", executor=executor, device="cpu")
+    assert [history.train_loss for history in several] == [history.train_loss for history in alone]
+
+
+def test_a_teacher_that_several_runs_need_is_trained_once_and_first(tmp_path, monkeypatch):
+    learner = dataclasses.replace(SMALL, teacher=dataclasses.replace(SMALL, batch_size=32))
+    fields = {"dataset": "stand-in", "dtype": "float32", "limit": 128}
+    experiments = [Experiment("learner", learner, seed=seed, **fields) for seed in (0, 1)]
+    begun = []
+    fit = lab.experiment.fit
+    monkeypatch.setattr(
+        lab.experiment, "fit", lambda *args, **options: begun.append(options["name"]) or fit(*args, **options)
+    )
+    with ThreadPoolExecutor(2) as executor:
+        run_all(experiments, tmp_path, executor=executor, device="cpu", progress=False)
+    assert begun == ["teacher-1-epochs-batch-mixed-limit-128", "learner-limit-128", "learner-limit-128"]
 
 
 PARENT = """

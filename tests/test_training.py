@@ -3,6 +3,7 @@
 import gc
 import json
 import linecache
+import math
 import random
 import re
 import sys
@@ -302,6 +303,35 @@ def test_evaluate_averages_only_the_images_that_the_network_is_unsure_of():
     assert sum(seen) == len(once) + unsure.sum()
     assert torch.equal(evaluate(net, ten(), flips=True, sure=0.0, **EXACT)[0], once)
     assert torch.equal(evaluate(net, ten(), sure=sure, **EXACT)[0], once)
+
+
+class Cached(nn.Module):
+    """Returns logits that it keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = torch.randn(len(IMAGES), 3)
+
+    def forward(self, images):
+        return self.kept[: len(images)]
+
+
+def test_averaging_does_not_change_what_the_network_returned():
+    net = Cached()
+    before = net.kept.clone()
+    loader = DataLoader(TensorDataset(IMAGES, LABELS), len(IMAGES))
+    evaluate(net, loader, flips=True, sure=0.9, **EXACT)
+    assert torch.equal(net.kept, before)
+
+
+def test_a_stream_without_a_length_can_be_trained_on():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(zip(IMAGES, LABELS, strict=True))
+
+    net = linear()
+    loss, _ = train(net, DataLoader(Stream(), 4), torch.optim.SGD(net.parameters(), lr=0.01))
+    assert math.isfinite(loss)
 
 
 @pytest.mark.parametrize(

@@ -455,6 +455,9 @@ def test_predict_averages_the_mirror_image_of_all_or_only_of_unsure_images(saved
     assert same(net.predict(images, flips=True), labels_and_confidences(twice))
     assert same(net.predict(images, flips=True, sure=sure), labels_and_confidences(some))
     assert not same(labels_and_confidences(some), labels_and_confidences(once))
+    for wrong in ({"flips": "no"}, {"flips": True, "sure": 1.5}, {"sure": float("nan")}):
+        with pytest.raises(ValueError, match="must be True or False, and sure="):
+            net.predict(images[:1], **wrong)
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])
