@@ -259,9 +259,9 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
 
 # The trained networks: the SHA-256 of each file weights/NAME.pt.
 PRETRAINED: dict[str, str] = {
-    "batch-norm-muon": "d5aee2ea38dee1304f1176df7b6f1158c6580a9a5964ab5fb5daa14257f54629",
-    "layer-norm-adamw-l2": "c5e4bbb4162040c8d25ad100a730f99a9bbde20f150eac862c6512361301ce45",
-    "group-norm-sgd-l1": "e2848c2cf10541e5122d77d8d011c28b67e689a1a3f898dfc0a4d7702538ec2e",
+    "batch-norm-muon": "8385d842b1db240b08b0ffada052763995c3f4a07aa3d8c9018a85d59a2f8232",
+    "layer-norm-adamw-l2": "bd70187aca92af7f06d44b63bad18a2a365ea4d2384397ebca7004c82bf9ae98",
+    "group-norm-sgd-l1": "c6a3a703d61cce528e4b20c79045fcf1b4cea9216b73cb8cede94cb07066c808",
     "minute": "baada075247487e7d180dae29c39b3fef6b46ffa2e179cd799841e55af18c7ab",
     "frontier": "a01e033a5cfbd7429397bf98f544cb4f5d720b20d51d121f6c143a4f1196c400",
     "frontier-small": "cec237b38b29af526fbe6aad8992bea2641f57d83d749c036b3331089b1422b1",

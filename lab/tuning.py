@@ -104,10 +104,12 @@ def _timed(net: nn.Module, shape: tuple[int, ...], device: torch.device, layouts
         times = _times(net, few, device, formats, end, rounds=2)
         kept = [each for each in times if times[each] <= DROPPED * min(times.values())]
         took = sum(times[each] for each in kept) * shape[0] / few[0]  # a round with whole batches, about
-        if len(kept) > 1 and time.perf_counter() + 2 * took < end:
-            whole = _times(net, shape, device, kept, end, ROUNDS)
-            if len(whole) == len(kept):
-                times, few = whole, shape
+        # As many images as there is time for: on few, the order of the formats can be another.
+        images = min(shape[0], int(shape[0] * (end - time.perf_counter()) / (3 * took))) if took else 0
+        if len(kept) > 1 and images > few[0]:
+            more = _times(net, (images, *shape[1:]), device, kept, end, ROUNDS)
+            if len(more) == len(kept):
+                times, few = more, (images, *shape[1:])
     if not times:
         return Choice(formats[0], {})
     quickest = min(times, key=lambda each: times[each])
