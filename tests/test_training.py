@@ -1266,10 +1266,11 @@ def test_a_distilled_loader_is_one_of_ours():
 def test_a_run_that_goes_on_elsewhere_says_so(small, tmp_path, monkeypatch):
     killed(small, ours, tmp_path / "run.pt", 7)
     here = lab.training.machine(torch.device("cpu"))
-    monkeypatch.setattr(lab.training, "machine", lambda _: here | {"threads": 99})
-    _, history = run(small, checkpoint=tmp_path / "run.pt")
-    assert history.machine["threads"] == here["threads"]
-    assert history.machine["continued_on"] == [{"threads": 99}]
+    monkeypatch.setattr(lab.training, "machine", lambda _: here | {"processor": "abacus", "beads": 99})
+    _, history = run(small, checkpoint=tmp_path / "run.pt", threads=here["threads"] + 1)
+    assert history.machine["processor"] == here["processor"]
+    # What the first machine did not record is not known to have changed.
+    assert history.machine["continued_on"] == [{"processor": "abacus", "threads": here["threads"] + 1}]
 
 
 def test_what_is_not_saved_is_said_before_training(tmp_path):
