@@ -68,10 +68,11 @@ def report_folder(folder: str | Path) -> str:
         if path.stem.endswith("-quick"):  # its figures mean nothing
             continue
         try:
-            results.append(json.loads(path.read_text()))
-            bench_markdown(results)
+            result = json.loads(path.read_text())
+            bench_markdown([result])  # for its errors
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a result of the benchmark: {error!r}") from error
+        results.append(result)
     return "\n\n".join([*tables, *([bench_markdown(results)] if results else [])])
 
 

@@ -106,6 +106,19 @@ def process_pool(processes: int) -> ProcessPoolExecutor:
     )
 
 
+def _start_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Otherwise a run would go on after the process that asked for it was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 # ---- The ladder ------------------------------------------------------------------------------------
 
 
@@ -132,19 +145,6 @@ def ladder_experiments(rungs: Iterable[str] | None = None, **options) -> list[Ex
     return [
         Experiment.named(name, seed=seed, **options) for name in chosen for seed in range(known[name].seeds)
     ]
-
-
-def _start_worker(threads: int) -> None:
-    torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Otherwise a run would go on after the process that asked for it was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 # ---- Records ---------------------------------------------------------------------------------------

@@ -328,8 +328,7 @@ def fit(
         new, shape = _new_history(net, train_loader, test_loader, recipe, seed, name, device)
         form = {"shape": shape, "steps": recipe.epochs * batches, "threads": threads}
         chosen = _format(net, new, device, dtype, layout, checkpoint if resume else None, **form)
-        pace = threads_for(net, device, chosen, **form)
-        with _laid_out(net, device, chosen.layout), pace as pace:
+        with _laid_out(net, device, chosen.layout), threads_for(net, device, chosen, **form) as pace:
             new.machine["threads"] = pace.most
             compute = {"device": device, **chosen._asdict()}
             optimizer, scaler = recipe.make_optimizer(net), grad_scaler(device, chosen.dtype)
@@ -368,8 +367,9 @@ def _format(
 ) -> Format:
     """The number format and layout of a run. `new` gets them, and the times by which they were chosen."""
     before = {} if checkpoint is None else Checkpoint.machine_in(checkpoint)
-    if dtype is None and "dtype" in before:
-        dtype, layout = getattr(torch, before["dtype"]), layout or before.get("layout")
+    if dtype is None and before.get("dtype") in ("float32", "bfloat16", "float16"):
+        dtype = getattr(torch, before["dtype"])
+        layout = layout or (before["layout"] if before.get("layout") in LAYOUTS else None)
     layouts = LAYOUTS if layout is None else {layout: LAYOUTS[layout]}
     if dtype is not None:
         chosen = Format(number_format(device, dtype), next(iter(layouts.values())))
