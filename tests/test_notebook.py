@@ -80,6 +80,11 @@ def test_its_table_is_that_of_the_published_records(notebook):
         assert any(row.split() == words for row in printed.splitlines()), line
 
 
+def test_the_networks_that_it_compares_were_trained_in_one_number_format():
+    runs = load_results(HERE / "results" / "notebook")
+    assert len({run.machine["dtype"] for run in runs}) == 1
+
+
 def test_the_pictures_it_wrote_are_there(notebook):
     for name in ("samples", "curves", "confusion", "misclassified_1", "techniques_compared"):
         assert (HERE / "images" / f"{name}.png").stat().st_size > 10_000
