@@ -151,7 +151,7 @@ def ladder_experiments(rungs: Iterable[str] | None = None, **options) -> list[Ex
 
 
 def load_results(folder: str | Path) -> list[History]:
-    """Every record below `folder`, sorted by name and seed.
+    """Every record below `folder`, sorted by name, processor and seed.
 
     Skips folders named bench, which hold timings, and, unless it is asked for, the folder named trials, with
     what recipes were chosen from. Raises FileNotFoundError if there is none, and ValueError for a JSON file
@@ -165,7 +165,7 @@ def load_results(folder: str | Path) -> list[History]:
     histories = [History.load(path) for path in paths]
     if not histories:
         raise FileNotFoundError(f"no result (*.json) below {folder}")
-    return sorted(histories, key=lambda history: (history.name, history.seed))
+    return sorted(histories, key=lambda history: (history.name, history.processor, history.seed))
 
 
 def by_experiment(histories: Iterable[History]) -> dict[tuple[str, str, str], list[History]]:

@@ -97,10 +97,14 @@ def test_the_deviation_of_single_values_is_unknown():
 # ---- Records ---------------------------------------------------------------------------------------
 
 
-def test_records_are_read_from_all_folders_below_and_sorted_by_name_and_seed(tmp_path):
-    for number, (name, seed) in enumerate([("b", 0), ("a", 10), ("a", 2)]):
-        record(seed, name).save(tmp_path / "deep" / f"{number}.json")
-    assert [(run.name, run.seed) for run in load_results(tmp_path)] == [("a", 2), ("a", 10), ("b", 0)]
+def test_records_are_read_from_all_folders_below_and_sorted_by_name_processor_and_seed(tmp_path):
+    made = [("b", "P", 0), ("a", "Q", 1), ("a", "P", 10), ("a", "P", 2), ("a", "Q", 0)]
+    for number, (name, processor, seed) in enumerate(made):
+        run = record(seed, name)
+        run.machine = run.machine | {"processor": processor}
+        run.save(tmp_path / "deep" / f"{number}.json")
+    found = [(run.name, run.processor, run.seed) for run in load_results(tmp_path)]
+    assert found == [("a", "P", 2), ("a", "P", 10), ("a", "Q", 0), ("a", "Q", 1), ("b", "P", 0)]
 
 
 def test_trials_are_read_only_if_they_are_asked_for(tmp_path):
