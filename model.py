@@ -259,9 +259,9 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
 
 # The trained networks: the SHA-256 of each file weights/NAME.pt.
 PRETRAINED: dict[str, str] = {
-    "batch-norm-muon": "8385d842b1db240b08b0ffada052763995c3f4a07aa3d8c9018a85d59a2f8232",
-    "layer-norm-adamw-l2": "bd70187aca92af7f06d44b63bad18a2a365ea4d2384397ebca7004c82bf9ae98",
-    "group-norm-sgd-l1": "c6a3a703d61cce528e4b20c79045fcf1b4cea9216b73cb8cede94cb07066c808",
+    "batch-norm-muon": "29f55b1044a4252691612643c4ca78b49b915998809c757e37bb11d16f5d0298",
+    "layer-norm-adamw-l2": "b051ec114463961c7b11a845af7175ca1d572038f10ebf6c08045c3acf94690f",
+    "group-norm-sgd-l1": "f2df7e6777ee1d1ff59a3d11ce216227aeabb0ff203fd9c9e384cbb900c209aa",
     "minute": "baada075247487e7d180dae29c39b3fef6b46ffa2e179cd799841e55af18c7ab",
     "frontier": "a01e033a5cfbd7429397bf98f544cb4f5d720b20d51d121f6c143a4f1196c400",
     "frontier-small": "cec237b38b29af526fbe6aad8992bea2641f57d83d749c036b3331089b1422b1",
