@@ -130,7 +130,7 @@ class Rung(NamedTuple):
     seeds: int
 
 
-LADDER = (Rung("minute", 0.85, 5), Rung("coffee", 0.90, 3))
+LADDER = (Rung("minute", 0.85, 5), Rung("coffee", 0.90, 3), Rung("lunch", 0.93, 3))
 
 
 def ladder_experiments(rungs: Iterable[str] | None = None, **options) -> list[Experiment]:

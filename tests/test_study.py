@@ -387,5 +387,5 @@ def test_the_ladder_has_every_seed_of_every_rung_or_of_those_asked_for():
     assert [(each.label, each.seed, each.validation) for each in chosen] == [
         ("coffee-batch-mixed", seed, 10) for seed in range(3)
     ]
-    with pytest.raises(ValueError, match=r"unknown rungs \['tea'\]; choose from 'minute', 'coffee'"):
+    with pytest.raises(ValueError, match=r"unknown rungs \['tea'\]; choose from 'minute', 'coffee', 'lunch'"):
         ladder_experiments(["tea"])
