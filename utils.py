@@ -34,6 +34,7 @@ from lab.optim import OPTIMIZERS, SCHEDULES
 from lab.recipes import RECIPES, Recipe
 from lab.records import History
 from lab.report import overview
+from lab.study import run_each
 from lab.training import distilled, evaluate, fit, test, train
 
 __all__ = [
@@ -74,6 +75,7 @@ __all__ = [
     "plot_samples",
     "plot_techniques",
     "run",
+    "run_each",
     "save",
     "stand_in",
     "test",

@@ -33,10 +33,10 @@ from torchvision import transforms
 from tqdm import tqdm
 
 from lab.data import MEAN, STAND_IN, STD, Dataset, Loader, load_dataset, loaders_from
+from lab.files import write_whole
 from lab.loaders import random_states_kept
 from lab.machine import clocked, machine, number_format, pick_device, synchronize
 from lab.recipes import RECIPES, Recipe
-from lab.records import write_whole
 from lab.report import bench_summary
 from lab.training import fit, train
 from lab.tuning import FEW_STEPS, Format, fastest_format, threads_for

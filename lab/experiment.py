@@ -14,6 +14,8 @@ import torch
 
 from lab.checks import as_integer
 from lab.data import DATASETS, MEAN, STAND_IN, STD, Augment, Dataset, Loader, load_dataset, loaders_from
+from lab.files import held
+from lab.interrupts import Interrupted
 from lab.loaders import random_states_kept
 from lab.machine import pick_device
 from lab.recipes import RECIPES, Recipe
@@ -155,36 +157,45 @@ def run(
     as for `cifar10_loaders`. threads: as for `fit`. The teacher of the recipe is looked for in `out`, then
     among the published results; if neither has it, it is trained first.
 
-    Raises ValueError as `fit` does, and FileNotFoundError if the data set is asked for and cannot be found.
+    Raises what `fit` raises, and FileNotFoundError if the data set is asked for and cannot be found. In an
+    Interrupted, `net` is the network as it was when it was stopped.
     """
     out, device = Path(out), pick_device(device)
     data = data or load_dataset(experiment.dataset, root)
+    with held(out / f"{experiment.stem}.checkpoint"):
+        return _run(experiment, out, data, device, threads=threads, resume=resume, progress=progress)
+
+
+def _run(experiment: Experiment, out: Path, data: Dataset, device: torch.device, **options) -> Run:
+    """options: threads, resume and progress, as for `run`."""
     train_loader, evaluation = experiment.loaders(data, device)
     dtype = getattr(torch, experiment.dtype) if experiment.dtype else None
     if experiment.teacher is not None:
-        options = {"device": device, "threads": threads, "resume": resume, "progress": progress}
-        teacher = _teacher(experiment.teacher, out, train_loader, data=data, **options).to(device)
+        teacher = _teacher(experiment.teacher, out, train_loader, data=data, device=device, **options)
+        teacher = teacher.to(device)
         train_loader = distilled(train_loader, teacher, experiment.recipe.temperature, dtype=dtype)
     net = experiment.network()
     height, width = data.train_images.shape[2:]
     net.preprocessing = PREPROCESSING._replace(size=height) if height == width else None
     net.classes = data.classes
     _rehearse(net, out, experiment.stem)
-    history = fit(
-        net,
-        train_loader,
-        evaluation,
-        experiment.recipe,
-        seed=experiment.seed,
-        device=device,
-        dtype=dtype,
-        threads=threads,
-        checkpoint=out / f"{experiment.stem}.checkpoint",
-        resume=resume,
-        progress=progress,
-        measure_peak=True,
-        name=experiment.name,
-    )
+    try:
+        history = fit(
+            net,
+            train_loader,
+            evaluation,
+            experiment.recipe,
+            seed=experiment.seed,
+            device=device,
+            dtype=dtype,
+            checkpoint=out / f"{experiment.stem}.checkpoint",
+            measure_peak=True,
+            name=experiment.name,
+            **options,
+        )
+    except Interrupted as stop:
+        stop.net = net
+        raise
     history.save(out / f"{experiment.stem}.json")
     net.save(out / f"{experiment.stem}.pt", history.to_dict())
     return Run(net, history)
@@ -214,7 +225,7 @@ def _rehearse(net: Net, out: Path, stem: str) -> None:
     for ending in (".json", ".pt"):
         if (out / f"{stem}{ending}").is_dir():
             raise ValueError(f"{out / stem}{ending} is a folder; give another folder for the results (--out)")
-    net.save(out / f"{stem}.pt.trial.part").unlink()
+    net.save(out / f"{stem}.pt.trial").unlink()
 
 
 def _teacher(experiment: Experiment, out: Path, loader: Loader, **options) -> Net:

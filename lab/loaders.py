@@ -7,6 +7,7 @@ import random
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -21,22 +22,65 @@ from lab.data import Loader, epoch_seed, tensor_digest
 # ---- Random states ---------------------------------------------------------------------------------
 
 
+def random_states(device: torch.device) -> dict[str, Any]:
+    """The global random states of torch (CPU and `device`), NumPy and Python."""
+    gpus = device.type == "cuda" or torch.cuda.is_initialized()
+    return {
+        "torch": torch.get_rng_state(),
+        "numpy": np.random.get_state(),
+        "python": random.getstate(),
+        "cuda": torch.cuda.get_rng_state_all() if gpus else [],
+        "mps": torch.mps.get_rng_state() if device.type == "mps" else None,
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Set what `random_states` returned."""
+    torch.set_rng_state(states["torch"])
+    np.random.set_state(states["numpy"])
+    random.setstate(states["python"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
+    if states["mps"] is not None:
+        torch.mps.set_rng_state(states["mps"])
+
+
 @contextmanager
 def random_states_kept(device: torch.device) -> Iterator[None]:
     """Restore the global random states of torch (CPU and `device`), NumPy and Python on exit."""
-    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    gpus = torch.cuda.get_rng_state_all() if device.type == "cuda" or torch.cuda.is_initialized() else []
-    mps = torch.mps.get_rng_state() if device.type == "mps" else None
+    before = random_states(device)
     try:
         yield
     finally:
-        torch.set_rng_state(before[0])
-        np.random.set_state(before[1])
-        random.setstate(before[2])
-        if gpus:
-            torch.cuda.set_rng_state_all(gpus)
-        if mps is not None:
-            torch.mps.set_rng_state(mps)
+        set_random_states(before)
+
+
+def all_random_states(loader, net: nn.Module, device: torch.device) -> dict[str, Any]:
+    """The global random states, and those of every generator that can be found in loader and network."""
+    generators = [*_generators(loader), *_generators(net)]
+    return random_states(device) | {"generators": [_state(generator) for generator in generators]}
+
+
+class Rest:
+    """The batches of an epoch after the first `done`, with the random states that were kept before them.
+
+    The first batches are drawn again and dropped, so that the loader is where it was.
+    """
+
+    def __init__(self, loader, net: nn.Module, done: int, states: dict[str, Any]):
+        self.loader, self.net, self.done, self.states = loader, net, done, states
+
+    def __len__(self) -> int:
+        return max(0, len(self.loader) - self.done)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = iter(self.loader)
+        deque(islice(batches, self.done), maxlen=0)
+        set_random_states(self.states)
+        generators = [*_generators(self.loader), *_generators(self.net)]
+        for generator, state in zip(generators, self.states["generators"], strict=True):
+            _set_state(generator, state)
+        yield from batches
 
 
 def rewind(loader, seed: int, epoch: int, net: nn.Module | None = None) -> None:

@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from lab.records import write_whole
+from lab.files import write_whole
 
 NOTEBOOK = "S7_Convolution_Techniques.ipynb"
 ROOT = Path(__file__).resolve().parent.parent

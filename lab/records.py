@@ -1,21 +1,15 @@
-"""Records: what a run was and how it went, as one JSON file; and the checkpoint that a run resumes from.
-
-Files are written atomically, and read with checks.
-"""
+"""Records: what a run was and how it went, as one JSON file, read with checks."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 import inspect
-import io
 import json
 import math
 import operator
-import os
 import re
 import textwrap
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lab.files import write_whole
 from lab.recipes import Recipe
 
 PARTS = ("test", "validation")  # what a run can be evaluated on
@@ -254,107 +249,3 @@ def weights_digest(net: nn.Module) -> str:
         if isinstance(tensor, torch.Tensor):
             found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]
-
-
-def write_whole(path: str | Path, content: bytes) -> Path:
-    """Write a file so that a reader sees the old content or the new, never a part; returns the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
-
-
-# ---- Checkpoints -----------------------------------------------------------------------------------
-
-FORMAT = 2  # of the checkpoint files
-ADVICE = (
-    "to start again and replace it, give resume=False (--fresh on the command line); to keep it, give "
-    "another file (--out or --name)"
-)
-
-
-class Checkpoint:
-    """The file that a run resumes from: network, optimizer and History after the last whole epoch."""
-
-    def __init__(
-        self,
-        path: str | Path,
-        net: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler | None = None,
-    ):
-        self.path = Path(path)
-        if self.path.is_dir():
-            raise ValueError(f"checkpoint={str(path)!r} is a folder; give a file")
-        self.net, self.optimizer, self.scaler = net, optimizer, scaler
-
-    @staticmethod
-    def machine_in(path: str | Path) -> dict[str, Any]:
-        """What the History in a checkpoint says of the machine; empty without a file that can be read."""
-        try:
-            return dict(torch.load(path, map_location="cpu", weights_only=True)["history"]["machine"])
-        except Exception:  # no file, or one that `resume` refuses with the reason
-            return {}
-
-    def _content(self, history: History) -> bytes:
-        state = {
-            "format": FORMAT,
-            "net": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            "history": history.to_dict(),
-        }
-        content = io.BytesIO()
-        torch.save(state, content)
-        return content.getvalue()
-
-    def save(self, history: History) -> None:
-        """Write the state after an epoch, whole or not at all."""
-        write_whole(self.path, self._content(history))
-
-    def rehearse(self, history: History) -> None:
-        """Find out before the first step whether the file can be written and read again.
-
-        Raises ValueError if it cannot, saying why; leaves no file.
-        """
-        trial = self.path.with_name(f"{self.path.name}.trial.part")
-        try:
-            content = self._content(history)
-            torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            write_whole(trial, content).unlink()
-        except Exception as error:  # torch raises whatever the state leads to
-            raise ValueError(f"the run could not be saved to {self.path}: {error}") from error
-
-    def resume(self, new: History) -> History:
-        """Load the file into network and optimizer, if it is there, and return its History.
-
-        Returns `new` if there is no file. Raises ValueError if the file is damaged, or from another run
-        than `new` describes, and changes nothing then.
-        """
-        if not self.path.exists():
-            return new
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            old = History.from_dict(state["history"])
-            if state["format"] != FORMAT:
-                raise ValueError(f"format {state['format']}, not {FORMAT}")
-        except Exception as error:  # torch raises whatever the bytes happen to lead to
-            raise ValueError(
-                f"{self.path} is not a checkpoint that this version can read ({error!r}); {ADVICE}"
-            ) from error
-        if difference := old.difference(new):
-            advice = ADVICE
-            if difference.startswith("dtype"):
-                dtype = old.machine.get("dtype")
-                advice = f"to go on, give dtype=torch.{dtype} (--dtype {dtype}); {advice}"
-            raise ValueError(f"checkpoint {self.path} is from another run, with {difference}; {advice}")
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scaler is not None and state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
-        return old

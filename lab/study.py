@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import signal
 import statistics
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed, wait
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,8 @@ import torch
 from tqdm import tqdm
 
 from lab.checks import as_integer
-from lab.experiment import Experiment, run, train_teacher
+from lab.experiment import Experiment, Run, run, train_teacher
+from lab.interrupts import Interrupted, ignored
 from lab.records import History
 
 # ---- Runs ------------------------------------------------------------------------------------------
@@ -51,9 +53,11 @@ def run_all(
     if executor is None:
         return _in_turn(experiments, out, progress=progress, **options)
     with_teacher = {each.teacher.stem: each for each in experiments if each.teacher is not None}
-    wait([executor.submit(_prepared, each, out, options) for each in with_teacher.values()])
-    futures = [executor.submit(_history, experiment, out, options) for experiment in experiments]
+    futures: list[Future] = []
     try:
+        futures = [executor.submit(_prepared, each, out, options) for each in with_teacher.values()]
+        wait(futures)
+        futures = [executor.submit(_history, experiment, out, options) for experiment in experiments]
         bar = tqdm(as_completed(futures), "runs", len(futures), disable=not progress or sys.stderr is None)
         for future in bar:
             if not future.exception():
@@ -61,8 +65,37 @@ def run_all(
     except BaseException:  # such as Ctrl-C
         for future in futures:
             future.cancel()
+        _stop_workers(executor)
         raise
     return [future.result() for future in futures]
+
+
+def _stop_workers(executor: Executor) -> None:
+    """Ask the processes of a pool to end: a run that is under way saves its state first."""
+    for process in (getattr(executor, "_processes", None) or {}).values():
+        process.terminate()
+
+
+def run_each(experiments: Iterable[Experiment], out: str | Path = "runs", **options) -> dict[str, Run]:
+    """Carry out experiments that are to be compared, one after another; returns the Runs by label.
+
+    All that leave the number format open compute in that of the first. If it is stopped (Jupyter's stop
+    button, Ctrl-C), it returns what there is, the run that was stopped included if it has trained an epoch,
+    and says so; the same call goes on. options: those of `run`.
+    """
+    runs: dict[str, Run] = {}
+    dtype = None
+    for experiment in experiments:
+        try:
+            done = run(replace(experiment, dtype=experiment.dtype or dtype), out, **options)
+            runs[experiment.label] = done
+            dtype = dtype or done.history.machine["dtype"]
+        except KeyboardInterrupt as stop:
+            if isinstance(stop, Interrupted) and stop.history.epochs:
+                runs[experiment.label] = Run(stop.net, stop.history)
+            print(f"\n{stop or 'stopped before the training'}", file=sys.stderr)
+            break
+    return runs
 
 
 def _in_turn(experiments: Iterable[Experiment], out: str | Path, **options) -> list[History]:
@@ -108,6 +141,7 @@ def process_pool(processes: int) -> ProcessPoolExecutor:
 
 def _start_worker(threads: int) -> None:
     torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, ignored)  # a worker that waits is ended by this process, without a traceback
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

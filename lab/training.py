@@ -6,23 +6,31 @@ They take any `nn.Module` that maps images to logits, and any iterable of (image
 from __future__ import annotations
 
 import copy
+import math
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lab.checkpoints import ADVICE, Checkpoint, Partial, Saved, read_checkpoint
 from lab.checks import as_integer, as_number, as_switch
 from lab.data import Loader
 from lab.fast import fast_layers
+from lab.files import held
+from lab.interrupts import Interrupted, Stop, deferred
 from lab.loaders import (
+    Rest,
+    all_random_states,
     batch_shape,
     batches_of,
     describe_loader,
@@ -36,7 +44,7 @@ from lab.machine import keep_freed_memory, machine, matmul_rate, number_format, 
 from lab.metrics import accuracy_of
 from lab.optim import is_weight
 from lab.recipes import Recipe
-from lab.records import Checkpoint, History, describe_network, weights_digest
+from lab.records import History, describe_network, weights_digest
 from lab.tuning import FEW_STEPS, LAYOUTS, Format, Threads, fastest_format, known_format, threads_for
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -53,10 +61,12 @@ def train(
     l1: float = 0.0,
     l2: float = 0.0,
     before_step: Callable[[int], float | None] | None = None,
+    after_step: Callable[[], object] | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     layout: torch.memory_format = torch.channels_last,
     scaler: torch.amp.GradScaler | None = None,
+    done: Partial | None = None,
 ) -> tuple[float, float]:
     """Train for one epoch; returns the mean loss and the accuracy, in [0, 1], over the images seen.
 
@@ -64,10 +74,14 @@ def train(
     (N, classes) and labels to a mean. l1, l2: penalties, times the sum of |w| or w ** 2 over the weights,
     not biases or norms; the loss returned does not include them. before_step: called with the index of each
     batch before its step, to set learning rates, for example; if it returns a number, the images are
-    resized by this factor on their sides. device: None is the device of `net`. dtype: what convolutions
+    resized by this factor on their sides. after_step: called after each step, before the next batch is
+    drawn. device: None is the device of `net`. dtype: what convolutions
     compute in; None finds the faster format for this network by timing, once a process (`fastest_format`).
     layout: of the images in memory. scaler: scales the loss for float16, so that small gradients do not
-    vanish, and skips a step that overflows; None makes one if the format is float16.
+    vanish, and skips a step that overflows; None makes one if the format is float16. done: the part of the
+    epoch that was trained before, of which `loader` yields the rest; it is updated after each step.
+
+    Raises Diverged, before the step, if the loss is not finite (on a GPU, after up to CHECK_EVERY steps).
 
     All parts of the network are in training mode during the epoch; their modes are restored afterwards. As
     any training does, this draws from torch's random state and advances the loader's epoch. From the first
@@ -77,12 +91,11 @@ def train(
     dtype = None if dtype is None else number_format(device, dtype)
     keep_freed_memory()
     weights = [p for p in net.parameters() if is_weight(p)] if l1 or l2 else []
-    loss_sum = torch.zeros((), device=device)
-    correct = torch.zeros((), device=device, dtype=torch.long)
-    seen = 0
+    done = done or Partial.start(device)
+    finite = _Finite(device, optimizer)
     with _modes_kept(net), fast_layers(net, device), _no_autocast(device):
         net.train()
-        for index, (images, labels) in enumerate(loader):
+        for index, (images, labels) in enumerate(loader, done.batches):
             if dtype is None:
                 dtype = _training_format(net, loader, images.shape, device)
             scaler = scaler or grad_scaler(device, dtype)
@@ -98,16 +111,70 @@ def train(
                 total = total + l1 * sum(weight.abs().sum() for weight in weights)
             if l2:
                 total = total + l2 * sum(weight.square().sum() for weight in weights)
+            finite.check(total.detach(), index)
             optimizer.zero_grad(set_to_none=True)
             _step(total, optimizer, scaler)
-            # Summed on the device, so that nothing here waits for a GPU.
-            loss_sum += value.detach() * len(labels)
+            done.loss += value.detach() * len(labels)
             classes = labels if labels.ndim == 1 else labels.argmax(1)
-            correct += (logits.detach().argmax(1) == classes).sum()
-            seen += len(labels)
-    if seen == 0:
+            done.correct += (logits.detach().argmax(1) == classes).sum()
+            done.images += len(labels)
+            done.batches += 1
+            if after_step is not None:
+                after_step()
+        finite.check_all()
+    if done.images == 0:
         raise ValueError("the loader yields no batch")
-    return loss_sum.item() / seen, correct.item() / seen
+    return done.loss.item() / done.images, done.correct.item() / done.images
+
+
+CHECK_EVERY = 50  # steps on a GPU, which would otherwise wait for the number of every step
+
+
+class Diverged(ArithmeticError):
+    """A loss is not finite. `step` is its index in the epoch; `fit` adds `epoch` and `history`."""
+
+    def __init__(self, what: str, loss: float, lr: float, step: int | None = None):
+        """what: "loss", or the part whose loss it is. lr: the learning rate at that step."""
+        super().__init__(what, loss, lr, step)
+        self.what, self.loss, self.lr, self.step = what, loss, lr, step
+        self.epoch: int | None = None
+        self.history: History | None = None
+
+    def __str__(self) -> str:
+        places = [] if self.step is None else [f"step {self.step + 1}"]
+        places += [] if self.epoch is None else [f"epoch {self.epoch + 1}"]
+        return (
+            f"the {self.what} is {self.loss} in {' of '.join(places)}, with a learning rate of "
+            f"{self.lr:.3g}; try a lower learning rate, a longer warmup, or float32, and look for images and "
+            "labels that are not finite"
+        )
+
+
+class _Finite:
+    """Checks that losses are finite: each at once on a CPU, several at a time elsewhere."""
+
+    def __init__(self, device: torch.device, optimizer: torch.optim.Optimizer):
+        self.every = 1 if device.type == "cpu" else CHECK_EVERY
+        self.optimizer = optimizer
+        self.waiting: list[tuple[Tensor, int]] = []
+
+    def check(self, loss: Tensor, step: int) -> None:
+        self.waiting.append((loss, step))
+        if len(self.waiting) >= self.every:
+            self.check_all()
+
+    def check_all(self) -> None:
+        """Raises Diverged for the first loss that is not finite."""
+        losses = torch.stack([loss for loss, _ in self.waiting]).tolist() if self.waiting else []
+        for loss, (_, step) in zip(losses, self.waiting, strict=True):
+            if not math.isfinite(loss):
+                raise Diverged("loss", loss, learning_rate(self.optimizer), step)
+        self.waiting.clear()
+
+
+def learning_rate(optimizer: torch.optim.Optimizer) -> float:
+    """The rate of the first group of parameters, which is the one that a recipe names."""
+    return float(optimizer.param_groups[0]["lr"])
 
 
 def grad_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler | None:
@@ -309,8 +376,9 @@ def fit(
     convolutions compute in, and a name in LAYOUTS; without a dtype, they are those of the checkpoint, or what
     `fastest_format` finds by timing; with one, the layout is by default channels_last. threads: None is
     torch's number, or fewer while the machine is busy (`Threads`); results are equal to the last bit for a
-    given format and a fixed number. checkpoint: a file written after every epoch; if it is there and
-    `resume` is set, the run resumes from it and ends as if it had never stopped. progress: show a bar.
+    given format and a fixed number. checkpoint: a file written after every epoch, in a long epoch every
+    SAVE_EVERY seconds, and when the run is stopped; if it is there and `resume` is set, the run resumes from
+    it and ends as if it had never stopped. progress: show a bar.
     measure_peak: time a large matrix product after every epoch, for `History.peak_tflop`. name: of the
     experiment, shown in the bar and kept in the History; the network's class if empty.
 
@@ -319,37 +387,46 @@ def fit(
 
     Raises ValueError before the first step if something cannot work or be saved, or if the checkpoint is
     from another run, that is if anything differs that `History.identity` lists (the file is not changed).
-    Warns if that run began from other weights, or if it is seen that resuming cannot be exact.
+    Warns if that run began from other weights, if it is seen that resuming cannot be exact, and if the
+    newest checkpoint is damaged, so that the run resumes from the one before it.
+
+    Raises Interrupted, which is a KeyboardInterrupt, if it is stopped (Ctrl-C, Jupyter's stop button,
+    SIGTERM): after the step, with everything saved, the History in the error and the network as it is.
+    Raises Diverged if a loss is not finite; and OSError if another process uses the checkpoint, or if, at
+    the end, the newest state could not be saved, as on a full disk.
     """
     _check(recipe, train_loader, test_loader, name, layout, threads)
     device = pick_device(device)
     seed, batches = seed_of(seed, train_loader), batches_of(train_loader)
-    with random_states_kept(device), loader_kept(train_loader), _modes_kept(net):
+    alone = nullcontext() if checkpoint is None else held(checkpoint)
+    with alone, random_states_kept(device), loader_kept(train_loader), _modes_kept(net), deferred() as stop:
+        saved = read_checkpoint(checkpoint) if checkpoint is not None and resume else None
         new, shape = _new_history(net, train_loader, test_loader, recipe, seed, name, device)
         form = {"shape": shape, "steps": recipe.epochs * batches, "threads": threads}
-        chosen = _format(net, new, device, dtype, layout, checkpoint if resume else None, **form)
+        chosen = _format(net, new, device, dtype, layout, saved, **form)
         with _laid_out(net, device, chosen.layout), threads_for(net, device, chosen, **form) as pace:
             new.machine["threads"] = pace.most
-            compute = {"device": device, **chosen._asdict()}
             optimizer, scaler = recipe.make_optimizer(net), grad_scaler(device, chosen.dtype)
-            schedule = _Schedule(recipe, optimizer, batches, pace)
+            schedule = _Schedule(recipe, optimizer, batches, pace)  # while the rates are at their peak
             store = None if checkpoint is None else Checkpoint(checkpoint, net, optimizer, scaler)
-            history = new if store is None else _resumed(store, new, net, train_loader, resume)
-            with schedule.bar(history, progress) as bar:
+            history, begun = _resumed(store, saved, new, net, train_loader)
+            compute = {"device": device, **chosen._asdict()}
+            options = {"l1": recipe.l1, "l2": recipe.l2, "scaler": scaler} | compute
+            training = _Training(net, train_loader, recipe, history, schedule, store, stop, options)
+            with schedule.bar(history, begun, progress) as bar:
                 for epoch in range(history.epochs, recipe.epochs):
-                    rewind(train_loader, seed, epoch, net)
-                    options = {"before_step": schedule.before_steps_of(epoch, bar), "scaler": scaler}
-                    _train_epoch(history, net, train_loader, optimizer, recipe, options | compute)
-                    schedule.end_epoch(history)
+                    training.epoch(epoch, begun, bar)
+                    begun = None
                     if measure_peak:
                         history.gflops.append(matmul_rate(device, chosen.dtype))
                     if test_loader is not None:
                         _test_epoch(history, net, test_loader, **compute)
                     bar.set_postfix(_shown(history) | schedule.unused_threads())
-                    if store is not None:
-                        store.save(history)
+                    training.end_epoch()
             if test_loader is not None:
                 _test_flips(history, net, test_loader, **compute)
+            if store is not None:
+                store.finish()
     return history
 
 
@@ -359,14 +436,14 @@ def _format(
     device,
     dtype,
     layout: str | None,
-    checkpoint,
+    saved: Saved | None,
     *,
     shape,
     steps: int,
     threads: int | None,
 ) -> Format:
     """The number format and layout of a run. `new` gets them, and the times by which they were chosen."""
-    before = {} if checkpoint is None else Checkpoint.machine_in(checkpoint)
+    before = {} if saved is None else saved.history.machine
     if dtype is None and before.get("dtype") in ("float32", "bfloat16", "float16"):
         dtype = getattr(torch, before["dtype"])
         layout = layout or (before["layout"] if before.get("layout") in LAYOUTS else None)
@@ -382,14 +459,90 @@ def _format(
     return chosen
 
 
-def _train_epoch(history: History, net, loader, optimizer, recipe: Recipe, options: dict) -> None:
-    smoothed = partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
-    began = time.perf_counter()
-    loss, accuracy = train(net, loader, optimizer, loss=smoothed, l1=recipe.l1, l2=recipe.l2, **options)
-    history.seconds.append(time.perf_counter() - began)
-    history.train_loss.append(loss)
-    history.train_accuracy.append(accuracy)
-    history.lr.append(optimizer.param_groups[0]["lr"])
+@dataclass
+class _Training:
+    """The epochs of a run, and how they are saved and stopped: between two steps."""
+
+    net: nn.Module
+    loader: Batches
+    recipe: Recipe
+    history: History
+    schedule: _Schedule
+    store: Checkpoint | None
+    stop: Stop
+    options: dict[str, Any]  # for `train`
+
+    def epoch(self, epoch: int, begun: Partial | None, bar: tqdm) -> None:
+        """Train the epoch, or the rest of it if it was begun, and add its figures to the History."""
+        rewind(self.loader, self.history.seed, epoch, self.net)
+        done = begun or Partial.start(self.options["device"])
+        earlier, began = done.seconds, time.perf_counter()
+
+        def after_step() -> None:
+            done.seconds = earlier + time.perf_counter() - began
+            if self.stop.number or (self.store is not None and self.store.due):
+                self._save(done)
+                self._stop_if_asked(done.batches)
+
+        try:
+            loss, accuracy = train(
+                self.net,
+                Rest(self.loader, self.net, done.batches, done.states) if done.batches else self.loader,
+                self.schedule.optimizer,
+                loss=_loss(self.recipe),
+                before_step=self.schedule.before_steps_of(epoch, done.batches, bar),
+                after_step=after_step,
+                done=done,
+                **self.options,
+            )
+        except Diverged as error:
+            error.epoch, error.history = epoch, self.history
+            raise
+        except Exception as error:
+            # Ctrl-C also reaches the worker processes of a loader, and ends them.
+            if self.stop.number:
+                raise self._interrupted(done.batches) from error
+            raise
+        self.history.seconds.append(earlier + time.perf_counter() - began)
+        self.history.train_loss.append(loss)
+        self.history.train_accuracy.append(accuracy)
+        self.history.lr.append(learning_rate(self.schedule.optimizer))
+        self.schedule.end_epoch(self.history)
+
+    def end_epoch(self) -> None:
+        """Save the run after an epoch, if it has gone well, and stop it if that was asked for meanwhile."""
+        if self.history.loss and not math.isfinite(self.history.loss[-1]):
+            what, lr = f"{self.history.evaluated_on} loss", self.history.lr[-1]
+            error = Diverged(what, self.history.loss[-1], lr)
+            error.epoch, error.history = self.history.epochs - 1, self.history
+            raise error
+        if self.store is not None:
+            self.store.save(self.history)
+        self._stop_if_asked(0)
+
+    def _save(self, done: Partial) -> None:
+        if self.store is not None:
+            done.threads = sorted(self.schedule.threads.used)
+            done.states = all_random_states(self.loader, self.net, self.options["device"])
+            self.store.save(self.history, done)
+
+    def _stop_if_asked(self, batches: int) -> None:
+        if self.stop.number:
+            raise self._interrupted(batches)
+
+    def _interrupted(self, batches: int) -> Interrupted:
+        place = f"after {self.history.epochs} of {self.recipe.epochs} epochs"
+        if batches:
+            place += f" and {batches} of {self.schedule.steps} steps"
+        end = "nothing is saved, since it has no checkpoint"
+        if self.store is not None:
+            saved = self.store.failure is None
+            end = f"the same call goes on from {self.store.path}" if saved else str(self.store.failure)
+        return Interrupted(f"{self.history.name} stopped {place}; {end}", self.history, self.stop.number)
+
+
+def _loss(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
+    return partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
 
 
 def _test_epoch(history: History, net, loader, **compute) -> None:
@@ -463,24 +616,27 @@ def _new_history(
     return history, shape
 
 
-def _resumed(store: Checkpoint, new: History, net: nn.Module, train_loader, resume: bool) -> History:
-    """The History to continue, from the checkpoint or `new`; checks first that it can be saved."""
-    history = store.resume(new) if resume else new
-    before = history.machine
-    changed = {name: value for name, value in new.machine.items() if before.get(name, value) != value}
-    if len(history.threads) < history.epochs:  # made before the numbers were recorded; they were fixed then
-        history.threads = [[before["threads"]]] * history.epochs
-    if changed and history.epochs < history.recipe["epochs"]:
-        history.machine.setdefault("continued_on", []).append(changed)
-    if history.start != new.start:
-        warnings.warn(
-            f"{store.path} began from other weights than this network has, and its own replace them; to "
-            "begin from the same ones, seed torch before making the network; for another run, give another "
-            "file",
-            stacklevel=3,
-        )
-    if history.epochs == history.recipe["epochs"]:
-        return history
+def _resumed(
+    store: Checkpoint | None, saved: Saved | None, new: History, net: nn.Module, train_loader
+) -> tuple[History, Partial | None]:
+    """The History to continue, and the epoch that was begun; checks first that the run can be saved."""
+    history, begun = new, None
+    if store is not None and saved is not None:
+        history, begun = saved.history, saved.partial
+        if difference := history.difference(new):
+            advice = _advice(difference, history)
+            raise ValueError(f"checkpoint {store.path} is from another run, with {difference}; {advice}")
+        store.restore(saved)
+        _note_machine(history, new)
+        if history.start != new.start:
+            warnings.warn(
+                f"{store.path} began from other weights than this network has, and its own replace them; to "
+                "begin from the same ones, seed torch before making the network; for another run, give "
+                "another file",
+                stacklevel=3,
+            )
+    if store is None or history.epochs == history.recipe["epochs"]:
+        return history, begun
     store.rehearse(history)
     reasons = []
     if not repeats_itself(train_loader, new.seed, new.data["train"]):
@@ -490,7 +646,33 @@ def _resumed(store: Checkpoint, new: History, net: nn.Module, train_loader, resu
         reasons.append(f"the network's buffers {unsaved} are not in its state_dict")
     if reasons:
         warnings.warn(f"a resumed run will not equal an unbroken one: {'; '.join(reasons)}", stacklevel=3)
-    return history
+    return history, begun
+
+
+def _advice(difference: str, history: History) -> str:
+    if not difference.startswith("dtype"):
+        return ADVICE
+    dtype = history.machine.get("dtype")
+    return f"to go on, give dtype=torch.{dtype} (--dtype {dtype}); {ADVICE}"
+
+
+def _note_machine(history: History, new: History) -> None:
+    """Record on what a resumed run goes on, and say so if that changes its result."""
+    before = history.machine
+    if len(history.threads) < history.epochs:  # made before the numbers were recorded; they were fixed then
+        history.threads = [[before["threads"]]] * history.epochs
+    changed = {name: value for name, value in new.machine.items() if before.get(name, value) != value}
+    if not changed or history.epochs == history.recipe["epochs"]:
+        return
+    history.machine.setdefault("continued_on", []).append(changed)
+    if "threads" in changed:
+        first, now = before["threads"], changed["threads"]
+        warnings.warn(
+            f"{history.name} was begun with {first} threads and goes on with {now}: its weights will differ "
+            "in the last bits from those of an unbroken run; to avoid that, give "
+            f"threads={first} (--threads {first})",
+            stacklevel=4,
+        )
 
 
 @contextmanager
@@ -524,18 +706,21 @@ class _Schedule:
         self.taken = 0  # steps of this epoch
         self.name = ""
 
-    def bar(self, history: History, show: bool) -> tqdm:
+    def bar(self, history: History, begun: Partial | None, show: bool) -> tqdm:
         self.name = history.name
+        if begun is not None:
+            self.threads.used.update(begun.threads)
         # Plain text needs no widgets, so a saved notebook stays valid; without a stderr nothing is shown.
         return tqdm(
             total=self.recipe.epochs * self.steps,
-            initial=history.epochs * self.steps,
+            initial=history.epochs * self.steps + (0 if begun is None else begun.batches),
             disable=not show or sys.stderr is None,
             mininterval=0.5 if sys.stderr and sys.stderr.isatty() else 2,  # seconds; a notebook keeps all
         )
 
-    def before_steps_of(self, epoch: int, bar: tqdm) -> Callable[[int], float | None]:
-        """The function that `train` calls before each step of `epoch`."""
+    def before_steps_of(self, epoch: int, taken: int, bar: tqdm) -> Callable[[int], float | None]:
+        """The function that `train` calls before each step of `epoch`, of which `taken` were taken before."""
+        self.taken = taken
         bar.set_description(f"{self.name} epoch {epoch + 1}/{self.recipe.epochs}")
 
         def before_step(index: int) -> float | None:

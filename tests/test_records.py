@@ -2,8 +2,6 @@
 
 import json
 import math
-import multiprocessing
-import os
 from dataclasses import asdict, replace
 
 import pytest
@@ -11,7 +9,7 @@ import torch
 from torch import nn
 
 from lab.recipes import Recipe
-from lab.records import Checkpoint, History, describe_network, weights_digest, write_whole
+from lab.records import History, describe_network, weights_digest
 
 
 def a_history(**changes) -> History:
@@ -166,73 +164,3 @@ def test_the_digest_of_weights_sees_values_and_buffers_and_not_the_memory_format
     assert weights_digest(net) != weights_digest(other)
     net(torch.randn(2, 3, 8, 8))
     assert weights_digest(net) != weights_digest(network())
-
-
-# ---- Files -----------------------------------------------------------------------------------------
-
-
-def _write_often(path, letter, times):
-    for _ in range(times):
-        write_whole(path, letter * 100_000)
-
-
-def test_two_processes_may_write_one_file_and_a_reader_sees_one_of_them_whole(tmp_path):
-    path = write_whole(tmp_path / "file", b"a" * 100_000)
-    spawn = multiprocessing.get_context("spawn")
-    writers = [spawn.Process(target=_write_often, args=(path, letter, 200)) for letter in (b"a", b"b")]
-    for writer in writers:
-        writer.start()
-    while any(writer.is_alive() for writer in writers):
-        content = path.read_bytes()
-        assert len(content) == 100_000
-        assert content == content[:1] * 100_000
-    assert [writer.exitcode for writer in writers] == [0, 0]
-    assert os.listdir(tmp_path) == ["file"]
-
-
-def a_checkpoint(path):
-    net = network()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
-    net(torch.randn(2, 3, 8, 8)).sum().backward()
-    optimizer.step()
-    return net, optimizer, Checkpoint(path, net, optimizer)
-
-
-def test_a_checkpoint_restores_network_optimizer_and_history(tmp_path):
-    net, optimizer, store = a_checkpoint(tmp_path / "run.pt")
-    history = a_history(train_loss=[1.0])
-    store.save(history)
-    other = network()
-    fresh = torch.optim.SGD(other.parameters(), lr=0.1, momentum=0.9)
-    assert Checkpoint(tmp_path / "run.pt", other, fresh).resume(a_history()) == history
-    assert weights_digest(other) == weights_digest(net)
-    states = zip(optimizer.state.values(), fresh.state.values(), strict=True)
-    assert all(torch.equal(one["momentum_buffer"], two["momentum_buffer"]) for one, two in states)
-
-
-def test_without_a_file_a_run_starts_from_scratch(tmp_path):
-    _, _, store = a_checkpoint(tmp_path / "run.pt")
-    new = a_history()
-    assert store.resume(new) is new
-
-
-def test_a_rehearsal_leaves_nothing_behind_and_an_existing_file_alone(tmp_path):
-    _, _, store = a_checkpoint(tmp_path / "folder" / "run.pt")
-    store.rehearse(a_history())
-    assert not os.listdir(tmp_path / "folder")
-    store.save(a_history())
-    before = store.path.read_bytes()
-    store.rehearse(a_history(train_loss=[1.0]))
-    assert store.path.read_bytes() == before
-    with pytest.raises(ValueError, match="could not be saved"):
-        store.rehearse(a_history(name=object()))
-    assert os.listdir(tmp_path / "folder") == ["run.pt"]
-
-
-def test_a_checkpoint_in_an_older_format_is_refused_as_that(tmp_path):
-    _, _, store = a_checkpoint(tmp_path / "run.pt")
-    store.save(a_history())
-    state = torch.load(store.path, weights_only=True)
-    torch.save(state | {"format": 1}, store.path)
-    with pytest.raises(ValueError, match=r"run\.pt is not a checkpoint that this version can read.*format 1"):
-        store.resume(a_history())
