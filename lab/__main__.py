@@ -135,7 +135,7 @@ def _train(options: argparse.Namespace) -> int:
     first = {"recipe": options.recipe, "norm": options.norm, "conv": options.conv}
     with process_pool(options.processes) if options.processes != 1 else nullcontext() as executor:
         for history in run_all(experiments, executor=executor, **_settings(options)):
-            print(json.dumps(first | history.summary()))
+            print(json.dumps(first | history.summary(), allow_nan=False))
     return 0
 
 
@@ -220,7 +220,7 @@ def _ablate(options: argparse.Namespace) -> int:
         "validation": options.validation,
         "validation_accuracy": {change: history.accuracy[-1] for change, history in histories.items()},
     }
-    print(json.dumps(summary))
+    print(json.dumps(summary, allow_nan=False))
     return 0
 
 
@@ -275,7 +275,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         "parameters": count_parameters(net),
         "dataset": data.name,
     }
-    print(json.dumps(summary))
+    print(json.dumps(summary, allow_nan=False))
     return 0
 
 
@@ -308,7 +308,7 @@ def _add_report(commands) -> None:
         help="print the tables of results",
         description="Print the tables of results that README.md shows, computed from one JSON file per run: "
         "the mean over the seeds with its 95 % confidence interval, last epoch, one view of each image; "
-        "and the figures of the benchmark.",
+        "unfinished and untested runs are listed below; and the figures of the benchmark.",
     )
     parser.add_argument(
         "folder", nargs="?", type=Path, default=HERE / "results", help="folder of the records"
@@ -348,7 +348,7 @@ def _bench(options: argparse.Namespace) -> int:
     bench.write(result, options.out)
     figures.save(figures.plot_bench(result), options.images / f"bench{'-quick' * options.quick}.png")
     print(bench_text(result))
-    print(json.dumps(result["summary"]))
+    print(json.dumps(result["summary"], allow_nan=False))
     return 0
 
 

@@ -38,6 +38,7 @@ from lab.loaders import random_states_kept
 from lab.machine import clocked, machine, number_format, pick_device, synchronize
 from lab.recipes import RECIPES, Recipe
 from lab.report import bench_summary
+from lab.schema import json_bytes
 from lab.training import fit, train
 from lab.tuning import FEW_STEPS, Format, fastest_format, threads_for
 from model import CONVS, NORMS, Net
@@ -540,4 +541,4 @@ def write(result: Mapping[str, Any], folder: str | Path) -> Path:
     if result["plan"] == json.loads(json.dumps(asdict(QUICK))):
         words += " quick"
     path = Path(folder) / (re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-") + ".json")
-    return write_whole(path, (json.dumps(result, indent=1) + "\n").encode())
+    return write_whole(path, json_bytes(result))

@@ -247,7 +247,10 @@ def _teacher(experiment: Experiment, out: Path, loader: Loader, **options) -> Ne
 def _difference(path: Path, experiment: Experiment, loader: Loader) -> str:
     """How the training that the file records differs from the experiment on these data; empty if not."""
     net = Net.load(path)
-    made = History.from_dict(net.metadata or {})
+    try:
+        made = History.from_dict(net.metadata, "its metadata")
+    except ValueError as error:
+        return f"no record of it: {error}"
     built = net.config["norm"], net.config["conv"]
     if built != (experiment.norm, experiment.conv):
         return f"norm and conv {built}, not {(experiment.norm, experiment.conv)}"

@@ -66,7 +66,7 @@ class Recipe:
         object.__setattr__(self, "image_sizes", _checked_sizes(self.image_sizes))
         try:
             object.__setattr__(self, "net", _tupled({**self.net}))
-            json.dumps(self.net)
+            json.dumps(self.net, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise ValueError(f"net={self.net!r} must be a dictionary of plain data: {error}") from error
 
@@ -166,7 +166,7 @@ def _checked_sizes(sizes) -> tuple[tuple[float, float], ...]:
 
 
 def _choice(name: str, value, registry: Iterable[str]) -> None:
-    if value not in registry:
+    if not isinstance(value, str) or value not in registry:
         raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(repr, registry))}")
 
 

@@ -10,7 +10,7 @@ import math
 import operator
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,18 @@ from torch import nn
 
 from lab.files import write_whole
 from lab.recipes import Recipe
+from lab.schema import (
+    Check,
+    check_plain,
+    dict_of,
+    fields,
+    json_bytes,
+    list_of,
+    must_be,
+    number,
+    optional,
+    read_json,
+)
 
 PARTS = ("test", "validation")  # what a run can be evaluated on
 
@@ -70,6 +82,7 @@ class History:
     start: str = ""
 
     def __post_init__(self):
+        self.path: Path | None = None  # the file that it was read from; not part of the record
         if self.evaluated_on not in PARTS:
             raise ValueError(f"evaluated_on={self.evaluated_on!r} must be one of {', '.join(PARTS)}")
 
@@ -139,29 +152,127 @@ class History:
         return _difference(self.identity(), other.identity())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as a JSON record holds it."""
-        return _plain(asdict(self))
+        """Plain data, as a JSON record holds it.
+
+        Raises ValueError, naming the field, for what `from_dict` would refuse, such as a loss of nan.
+        """
+        try:
+            record = _plain(asdict(self))
+            _check_record(record)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the History of {self.name!r} could not be read again: {error}") from error
+        return record
 
     def save(self, path: str | Path) -> Path:
-        """Write the record as JSON. The folder is made; an existing file is replaced whole or not at all."""
-        return write_whole(path, (json.dumps(self.to_dict(), indent=1) + "\n").encode())
+        """Write the record as JSON. The folder is made; an existing file is replaced whole or not at all.
+
+        Raises ValueError, and writes nothing, for what `load` would refuse.
+        """
+        try:
+            content = json_bytes(self.to_dict())
+        except ValueError as error:
+            raise ValueError(f"{path} was not written: {error}") from error
+        return write_whole(path, content)
 
     @classmethod
     def load(cls, path: str | Path) -> History:
-        """Read what `save` wrote. Raises ValueError, naming the file, for anything else."""
+        """Read what `save` wrote. Raises ValueError, naming the file and what is wrong, for anything else."""
         try:
-            return cls.from_dict(json.loads(Path(path).read_text()))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not the record of a run: {error}") from error
+            record = read_json(path)
+        except ValueError as error:
+            raise _no_record(path, error) from error
+        history = cls.from_dict(record, path)
+        history.path = Path(path)
+        return history
 
     @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> History:
-        """The History that `to_dict` wrote."""
-        if not isinstance(record, dict):
-            raise ValueError(f"expected a dictionary, not {type(record).__name__}")
-        history = cls(**record)
-        Recipe.from_dict(history.recipe)
-        return history
+    def from_dict(cls, record: Any, source: str | Path = "the data") -> History:
+        """The History that `to_dict` wrote, now or in an older version.
+
+        Raises ValueError for anything else, naming `source`, the field, its value and what was expected.
+        """
+        try:
+            _check_record(record)
+        except (TypeError, ValueError) as error:
+            raise _no_record(source, error) from error
+        return cls(**record)
+
+
+# ---- What a record holds ---------------------------------------------------------------------------
+
+MOST_TOLD = 600  # characters of a reason: a recipe's error holds the whole value
+TEXT = must_be(
+    "a string of at most 500 printable characters",
+    lambda value: isinstance(value, str) and len(value) <= 500 and value.isprintable(),
+)
+AMOUNT, SHARE, COUNT = number(), number(0, 1), number(1, whole=True)
+
+REQUIRED = ("name", "dataset", "parameters", "recipe", "seed", "machine")  # in records of every age
+FIELDS: dict[str, Check] = {
+    "name": TEXT,
+    "dataset": TEXT,
+    "parameters": number(whole=True),
+    "recipe": fields({}),  # `Recipe` checks what is in it
+    "seed": must_be("an integer", lambda value: type(value) is int),
+    "machine": fields(
+        dict.fromkeys(("device", "processor", "instructions", "dtype", "layout"), TEXT) | {"threads": COUNT}
+    ),
+    "train_loss": list_of(AMOUNT),
+    "train_accuracy": list_of(SHARE),
+    "test_loss": list_of(AMOUNT),
+    "test_accuracy": list_of(SHARE),
+    "validation_loss": list_of(AMOUNT),
+    "validation_accuracy": list_of(SHARE),
+    "lr": list_of(AMOUNT),
+    "seconds": list_of(AMOUNT),
+    "gflops": list_of(AMOUNT),
+    "threads": list_of(list_of(COUNT)),
+    "timed": dict_of(AMOUNT),
+    "test_accuracy_flips": optional(SHARE),
+    "validation_accuracy_flips": optional(SHARE),
+    "evaluated_on": must_be(f"one of {', '.join(PARTS)}", PARTS.__contains__),
+    "data": dict_of(fields({"images": optional(COUNT)})),
+    "network": fields({}),
+    "start": TEXT,
+}
+
+
+def _no_record(source: str | Path, error: Exception) -> ValueError:
+    return ValueError(f"{source} is not the record of a run: {str(error)[:MOST_TOLD]}")
+
+
+def _check_record(record: Any) -> None:
+    """Raise ValueError, with the field, its value and what was expected, unless it is the record of a run."""
+    if not isinstance(record, dict):
+        raise ValueError(f"expected a dictionary, not {type(record).__name__}")
+    check_plain(record)
+    fields(FIELDS, REQUIRED)("", record)
+    try:
+        planned = Recipe.from_dict(record["recipe"]).epochs
+    except ValueError as error:
+        raise ValueError(f"in its recipe, {error}") from error
+    epochs = len(record.get("train_loss", ()))
+    if epochs > planned:
+        raise ValueError(f"train_loss has {epochs} entries: expected at most {planned}, the recipe's epochs")
+    part = record.get("evaluated_on", PARTS[0])
+    for name, allowed in _lengths(record, epochs, part).items():
+        if (length := len(record.get(name, ()))) not in allowed:
+            expected = " or ".join(map(str, sorted({min(allowed), max(allowed)})))
+            raise ValueError(
+                f"{name} has {length} entries: expected {expected}, since train_loss has {epochs} and the "
+                f"run was evaluated on {part}"
+            )
+
+
+def _lengths(record: Mapping[str, Any], epochs: int, evaluated_on: str) -> dict[str, Sequence[int]]:
+    """How many entries each list may have: one for each epoch; none if it was not measured."""
+    always, measured = (epochs,), (0, epochs)
+    allowed: dict[str, Sequence[int]] = dict.fromkeys(("train_accuracy", "lr", "seconds"), always)
+    allowed |= {"threads": measured, "gflops": range(epochs + 1)}  # a resumed run may measure the rate anew
+    for part in PARTS:
+        allowed[f"{part}_loss"] = measured if part == evaluated_on else (0,)
+        allowed[f"{part}_accuracy"] = (len(record.get(f"{part}_loss", ())),)
+    return allowed
 
 
 def processor_name(machine: Mapping[str, Any]) -> str:
@@ -214,7 +325,7 @@ def describe_network(net: nn.Module) -> dict[str, Any]:
         if isinstance(value, plain) and key != "training"
     ]
     try:
-        config = _plain(getattr(net, "config", None))
+        config = json.loads(json.dumps(getattr(net, "config", None), allow_nan=False))
     except (TypeError, ValueError):
         config = None
     return {

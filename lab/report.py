@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +16,8 @@ from torch import Tensor
 from lab.data import CIFAR_10
 from lab.metrics import accuracy_of, confusion_matrix
 from lab.recipes import RECIPES, Recipe
-from lab.records import History, processor_name
+from lab.records import MOST_TOLD, History, processor_name
+from lab.schema import read_json
 from lab.study import (
     LADDER,
     binomial_half_width,
@@ -68,10 +68,11 @@ def report_folder(folder: str | Path) -> str:
         if path.stem.endswith("-quick"):  # its figures mean nothing
             continue
         try:
-            result = json.loads(path.read_text())
-            bench_markdown([result])  # for its errors
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} is not a result of the benchmark: {error!r}") from error
+            result = read_json(path)
+            bench_markdown([result]).encode()  # for its errors
+        except Exception as error:  # whatever the first wrong part leads to
+            reason = repr(error)[:MOST_TOLD]
+            raise ValueError(f"{path} is not a result of the benchmark: {reason}") from error
         results.append(result)
     return "\n\n".join([*tables, *([bench_markdown(results)] if results else [])])
 
@@ -83,27 +84,44 @@ def report(histories: Iterable[History]) -> str:
     image's logits with those of its mirror image. The second time is peak-normalized, see
     `History.peak_tflop`. A cell is empty unless all its runs have the figure. If the number format differs
     between the runs of a row, it is given beside each seed. Below a table in which an experiment has
-    several seeds, a sentence says how much the seed changes the accuracy.
+    several seeds, a sentence says how much the seed changes the accuracy. Runs that are not finished or have
+    no figures on the test or held-out images are in no row, but listed at the end.
 
     Raises ValueError if runs with the same name do not belong together, see `by_experiment`.
     """
     parts: dict[str, list[History]] = {}
+    left_out = []
     for history in histories:
-        parts.setdefault(history.evaluated_on, []).append(history)
+        if reason := _shortfall(history):
+            left_out.append(f"- {history.name} seed {history.seed}: {reason}")
+        else:
+            parts.setdefault(history.evaluated_on, []).append(history)
     blocks = []
     for part in sorted(parts):
         groups = by_experiment(parts[part])
         blocks += [_results(part, groups), _seed_effect(groups.values())]
+    if left_out:
+        blocks.append(
+            "\n".join(["Runs in no table, because they are unfinished or untested:", "", *left_out])
+        )
     return "\n\n".join(filter(None, blocks))
+
+
+def _shortfall(run: History) -> str:
+    """What keeps a run out of the means; empty if it is finished and evaluated."""
+    epochs = Recipe.from_dict(run.recipe).epochs
+    if run.epochs < epochs:
+        return f"{run.epochs} of {epochs} epochs"
+    return "" if run.accuracy else f"no {run.evaluated_on} figures"
 
 
 def ladder_table(histories: Iterable[History]) -> str:
     """The ladder as a Markdown table: how long each processor takes to which accuracy; empty without a run.
 
-    A row has the runs of a recipe as it is now, on one processor, on the whole training set and all test
-    images of CIFAR-10: the numbers of threads used, the mean accuracy over the seeds with its 95 % interval,
-    the medians of the training seconds (see `History`), of the rate of a large matrix product in the same
-    runs, and of the product of both.
+    A row has the finished runs of a recipe as it is now, on one processor, on the whole training set and all
+    test images of CIFAR-10: the numbers of threads used, the mean accuracy over the seeds with its 95 %
+    interval, the medians of the training seconds (see `History`), of the rate of a large matrix product in
+    the same runs, and of the product of both.
     """
     head = ["rung", "processor", "format", "threads", "seeds", "test accuracy, %", "to reach, %", "time, s"]
     head += ["matrix product, GFLOP/s", "at peak, TFLOP", "parameters", "MACs of an image"]
@@ -115,19 +133,20 @@ def ladder_table(histories: Iterable[History]) -> str:
             for run in histories
             if (run.name, run.dataset, run.evaluated_on) == (experiment.name, CIFAR_10, "test")
             and Recipe.from_dict(run.recipe) == recipe
+            and not _shortfall(run)
         ]
         macs = describe(experiment.network()).total_macs if own else 0
         rows += [
             [
                 rung.recipe,
                 processor,
-                ", ".join(sorted({run.machine["dtype"] for run in runs})),
+                ", ".join(sorted({run.machine.get("dtype", "") for run in runs})),
                 _threads(runs),
                 str(len(runs)),
-                _percent([_last_accuracy(run) for run in runs]),
+                _percent([run.accuracy[-1] for run in runs]),
                 f"{100 * rung.accuracy:.1f}",
                 _median([run.train_seconds for run in runs], ".1f"),
-                _median([statistics.fmean(run.gflops or [math.nan]) for run in runs], ".0f"),
+                _median([_rate(run) for run in runs], ".0f"),
                 _median([run.peak_tflop for run in runs], ".1f"),
                 f"{runs[0].parameters:,}",
                 f"{macs:,}",
@@ -135,6 +154,11 @@ def ladder_table(histories: Iterable[History]) -> str:
             for (*_, processor), runs in by_experiment(own).items()
         ]
     return markdown_table(head, rows, "lllrrrrrrrrr") if rows else ""
+
+
+def _rate(run: History) -> float:
+    """The mean rate of a large matrix product, in GFLOP/s; nan unless it was measured after every epoch."""
+    return statistics.fmean(run.gflops) if len(run.gflops) == run.epochs else math.nan
 
 
 def _threads(runs: Iterable[History]) -> str:
@@ -155,7 +179,7 @@ def _results(part: str, groups: Mapping[tuple[str, str, str], Sequence[History]]
             f"{runs[0].parameters:,}",
             str(runs[0].epochs),
             _seeds(runs),
-            _percent([_last_accuracy(run) for run in runs]),
+            _percent([run.accuracy[-1] for run in runs]),
             _percent([run.accuracy_flips for run in runs]),
             _median([run.train_seconds for run in runs], ".0f"),
             _median([run.peak_tflop for run in runs], ".1f"),
@@ -167,10 +191,7 @@ def _results(part: str, groups: Mapping[tuple[str, str, str], Sequence[History]]
 
 def _seed_effect(groups: Iterable[Sequence[History]]) -> str:
     """How far two runs that differ in the seed are apart; empty if no experiment has several seeds."""
-    accuracies = [[_last_accuracy(run) for run in runs] for runs in groups]
-    deviation, freedom = pooled_deviation(
-        [[100 * accuracy for accuracy in each if accuracy is not None] for each in accuracies]
-    )
+    deviation, freedom = pooled_deviation([[100 * run.accuracy[-1] for run in runs] for runs in groups])
     if not freedom:
         return ""
     apart = student_t(freedom) * math.sqrt(2) * deviation
@@ -179,10 +200,6 @@ def _seed_effect(groups: Iterable[Sequence[History]]) -> str:
         f"rows with several seeds, {freedom} {'degree' if freedom == 1 else 'degrees'} of freedom): in 95 % "
         f"of cases, two runs of one recipe differ by at most {apart:.2f} points."
     )
-
-
-def _last_accuracy(run: History) -> float | None:
-    return run.accuracy[-1] if run.accuracy else None
 
 
 def _seeds(runs: Sequence[History]) -> str:
@@ -207,17 +224,25 @@ def _median(values: Sequence[float], digits: str) -> str:
 def overview(histories: Mapping[str, History]) -> str:
     """A plain-text table with a row per run: the figures of its last epoch.
 
-    The interval after the accuracy is the 95 % uncertainty from the number of images evaluated; another
-    seed adds to it.
+    The interval after the accuracy is the 95 % uncertainty from the number of images evaluated, if that was
+    recorded; another seed adds to it. A cell is empty if the run does not have the figure; an unfinished run
+    has the epochs done "of" those of its recipe.
     """
     head = ["", "accuracy, %", "training accuracy, %", "loss", "parameters", "epochs", "seconds"]
     rows = []
     for name, run in histories.items():
-        accuracy, images = run.accuracy[-1], run.data[run.evaluated_on]["images"]
-        interval_ = f"{100 * accuracy:.2f} ± {100 * binomial_half_width(accuracy, images):.2f}"
-        figures = [interval_, f"{100 * run.train_accuracy[-1]:.2f}", f"{run.loss[-1]:.3f}"]
-        rows.append([name, *figures, f"{run.parameters:,}", str(run.epochs), f"{run.train_seconds:.0f}"])
+        epochs = Recipe.from_dict(run.recipe).epochs
+        accuracy, images = _last(run.accuracy, ".2f", 100), run.data.get(run.evaluated_on, {}).get("images")
+        if accuracy and images:
+            accuracy += f" ± {100 * binomial_half_width(run.accuracy[-1], images):.2f}"
+        figures = [accuracy, _last(run.train_accuracy, ".2f", 100), _last(run.loss, ".3f")]
+        done = str(run.epochs) if run.epochs == epochs else f"{run.epochs} of {epochs}"
+        rows.append([name, *figures, f"{run.parameters:,}", done, f"{run.train_seconds:.0f}"])
     return text_table(head, rows)
+
+
+def _last(values: Sequence[float], digits: str, factor: float = 1) -> str:
+    return f"{factor * values[-1]:{digits}}" if values else ""
 
 
 # ---- The card of the trained weights ---------------------------------------------------------------
@@ -286,7 +311,8 @@ def card(images: Tensor, labels: Tensor, classes: Sequence[str]) -> str:
     rows = []
     for name in PRETRAINED:
         net = Net.from_pretrained(name, WEIGHTS)
-        found, made = assess(net, images, labels, classes), History.from_dict(net.metadata or {})
+        found = assess(net, images, labels, classes)
+        made = History.from_dict(net.metadata, WEIGHTS / f"{name}.pt")
         confusions = [f"{true} as {predicted} {count}" for true, predicted, count in found.confusions[:3]]
         rows.append(
             [

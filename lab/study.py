@@ -23,6 +23,7 @@ from lab.checks import as_integer
 from lab.experiment import Experiment, Run, run, train_teacher
 from lab.interrupts import Interrupted, ignored
 from lab.records import History
+from lab.schema import read_json
 
 # ---- Runs ------------------------------------------------------------------------------------------
 
@@ -185,44 +186,68 @@ def ladder_experiments(rungs: Iterable[str] | None = None, **options) -> list[Ex
 
 
 def load_results(folder: str | Path) -> list[History]:
-    """Every record below `folder`, sorted by name, processor and seed.
+    """Every record below `folder`, sorted by name, processor and seed; each knows the `path` of its file.
 
-    Skips folders named bench, which hold timings, and, unless it is asked for, the folder named trials, with
-    what recipes were chosen from. Raises FileNotFoundError if there is none, and ValueError for a JSON file
-    that is not a record.
+    Skips folders named bench, which hold timings, results of the benchmark elsewhere, and, unless it is asked
+    for, the folder named trials, with what recipes were chosen from. Raises FileNotFoundError if there is no
+    record, and ValueError, naming it, for any other JSON file.
     """
     paths = [
         path
         for path in sorted(Path(folder).rglob("*.json"))
         if path.parent.name != "bench" and "trials" not in path.relative_to(folder).parts
     ]
-    histories = [History.load(path) for path in paths]
+    histories = []
+    for path in paths:
+        try:
+            histories.append(History.load(path))
+        except ValueError:
+            if not _is_benchmark(path):
+                raise
     if not histories:
         raise FileNotFoundError(f"no result (*.json) below {folder}")
     return sorted(histories, key=lambda history: (history.name, history.processor, history.seed))
+
+
+def _is_benchmark(path: Path) -> bool:
+    try:
+        found = read_json(path)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and {"machine", "plan", "summary"} <= found.keys()
 
 
 def by_experiment(histories: Iterable[History]) -> dict[tuple[str, str, str], list[History]]:
     """The runs of each experiment, by its name, data set and processor, in the order given.
 
     Raises ValueError if two runs of one experiment have the same seed, or differ in more than the seed and
-    the number format. Records from before data and network were recorded are compared without them.
+    the number format; it names their files, if they were read from files. Records from before data and
+    network were recorded are compared without them.
     """
     groups: dict[tuple[str, str, str], list[History]] = {}
     for history in histories:
         groups.setdefault((history.name, history.dataset, history.processor), []).append(history)
     for (name, *_), runs in groups.items():
-        seeds = [each.seed for each in runs]
-        if len(set(seeds)) < len(seeds):
-            raise ValueError(f"the runs named {name!r} have the seeds {seeds}: each may occur only once")
+        first = {run.seed: run for run in reversed(runs)}
+        if twice := [run for run in runs if first[run.seed] is not run]:
+            raise ValueError(
+                f"two of the runs named {name!r} have the seed {twice[0].seed}"
+                f"{_files(first[twice[0].seed], twice[0])}: each seed may occur only once"
+            )
         complete = next((each for each in runs if each.data and each.network), runs[0])
         for other in runs:
             if difference := _difference(complete, other):
                 raise ValueError(
-                    f"the runs named {name!r} with seeds {complete.seed} and {other.seed} differ: "
-                    f"{difference}; give them different names"
+                    f"the runs named {name!r} with seeds {complete.seed} and {other.seed} differ"
+                    f"{_files(complete, other)}: {difference}; give them different names"
                 )
     return groups
+
+
+def _files(*runs: History) -> str:
+    """Where the runs were read from, in parentheses; empty if they were not."""
+    paths = [str(run.path) for run in runs if run.path is not None]
+    return f" ({', '.join(paths)})" if paths else ""
 
 
 SEEDED = ("first_batch", "order")  # what follows from the seed in the description of a loader

@@ -6,6 +6,7 @@ import io
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -61,6 +62,21 @@ def test_the_command_prints_a_table_and_json_and_leaves_a_file_and_a_picture(qui
     assert "\n".join(lines[:-1]) == bench_text(measured)
     for norm in NORMS:
         assert sum(bool(re.match(rf"{norm} +[\d.]+ ", line)) for line in lines) == len(measured["pairs"])
+
+
+def test_report_reads_the_default_folders_that_a_benchmark_and_a_training_left(
+    quick, capsys, tmp_path, monkeypatch
+):
+    shutil.copytree(quick[2], tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("lab.data.stand_in", functools.cache(stand_in))
+    assert main(["train", "--dataset", "stand-in", "--limit", "300", "--epochs", "1"]) == 0
+    capsys.readouterr()
+    assert main(["report", "runs"]) == 0
+    assert "| default-batch-mixed-limit-300 | STAND-IN (not CIFAR-10) |" in capsys.readouterr().out
+    (path,) = (tmp_path / "runs" / "bench").glob("*.json")
+    path.rename(tmp_path / "runs" / "cpu.json")
+    assert main(["report", "runs"]) == 0
 
 
 def test_the_result_names_data_machine_and_versions(measured):

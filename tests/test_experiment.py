@@ -242,6 +242,15 @@ def test_a_run_learns_the_probabilities_of_its_teacher_at_its_temperature(small,
     assert (expected - 0.1).abs().max() > 0.01
 
 
+def test_a_teacher_without_the_record_of_its_training_is_refused_by_name(small, tmp_path):
+    path = tmp_path / "teacher-1-epochs-batch-mixed-limit-200-seed0.pt"
+    net = an_experiment(recipe=TAUGHT).teacher.network()
+    for metadata in (None, {"name": "made here", "seed": 0}, {"data": {"train": 5}}):
+        net.save(path, metadata)
+        with pytest.raises(ValueError, match=rf"{path} is from another training, with no record of it"):
+            run(an_experiment(recipe=TAUGHT), tmp_path, data=small, **QUIET)
+
+
 def test_the_published_teacher_is_taken_if_it_fits_and_none_is_in_the_folder(
     small, tmp_path, monkeypatch, capsys
 ):

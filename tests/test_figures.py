@@ -562,6 +562,8 @@ def test_comparison_bars_are_the_values():
     ("change", "message"),
     [
         ({"accuracy": 87.5}, r"rows\[0\]\['accuracy'\]=87.5: expected a share in \[0, 1\]"),
+        ({"accuracy": None}, r"rows\[0\]\['accuracy'\]=None: expected a share"),
+        ({"seconds": "12"}, r"rows\[0\]\['seconds'\]='12': expected a finite number"),
         ({"seconds": -1}, r"rows\[0\]\['seconds'\]=-1"),
         ({"macs": float("nan")}, r"rows\[0\]\['macs'\]=nan"),
     ],

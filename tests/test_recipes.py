@@ -63,6 +63,8 @@ def test_a_replacement_is_validated():
         ({"image_sizes": ((0.5, 1.0), (0.0, 0.5))}, ["image_sizes=((0.5, 1.0), (0.0, 0.5))", "rising"]),
         ({"augment": "no"}, ["augment='no'", "an Augment or None"]),
         ({"net": 3}, ["net=3", "dictionary of plain data"]),
+        ({"net": {"width": float("nan")}}, ["net={'width': nan}", "dictionary of plain data"]),
+        ({"optimizer": {}}, ["unknown optimizer {}", "'muon'"]),
         ({"net": {"activation": nn.SiLU}}, ["net=", "SiLU", "plain data"]),
         ({"label_smoothing": True}, ["label_smoothing=True", "number"]),
         ({"batch_size": True}, ["batch_size=True", "integer"]),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import torch
 import model
 from lab import report
 from lab.__main__ import main
-from lab.data import STD, load_dataset, normalize
+from lab.data import STD, load_dataset, loaders_from, normalize
 from lab.experiment import PREPROCESSING, PUBLISHED
 from lab.recipes import RECIPES, Recipe
 from lab.records import History
 from lab.study import load_results
+from lab.training import fit
 from model import CONVS, NORMS, PRETRAINED, Net, Preprocessing, describe
 
 HERE = Path(__file__).resolve().parent.parent
@@ -42,9 +44,8 @@ def test_a_text_table_is_aligned_left_in_the_first_column_and_right_in_the_other
 
 
 def history(
-    seed: int, accuracy: float, seconds: float = 10.0, name: str = "a", part: str = "test"
+    seed: int, accuracy: float, seconds: float = 10.0, name: str = "a", part: str = "test", epochs: int = 2
 ) -> History:
-    epochs = 2
     figures = {f"{part}_loss": [1.0] * epochs, f"{part}_accuracy": [0.99] * (epochs - 1) + [accuracy]}
     return History(
         name=name,
@@ -84,13 +85,45 @@ def test_the_accuracy_with_flips_is_shown_if_every_run_has_it():
     assert "| 80.00 ± 0.00 |  | 10 |" in report.report([*runs, history(2, 0.8)])
 
 
-def test_a_run_without_test_images_or_measured_peak_has_empty_cells():
-    runs = [history(0, 0.8), history(1, 0.8)]
-    untested = dataclasses.replace(history(2, 0.8), test_loss=[], test_accuracy=[], gflops=[])
-    assert report.report([untested]).splitlines()[-1] == "| a | CIFAR-10 |  | 1,234 | 2 | 2 |  |  | 10 |  |"
-    said = report.report([*runs, untested])
-    assert "| 0, 1, 2 |  |  | 10 |  |" in said
-    assert ", 1 degree of freedom" in said
+def test_a_run_without_a_measured_peak_has_an_empty_cell():
+    for gflops in ([], [200.0]):
+        run = dataclasses.replace(history(2, 0.8), gflops=gflops)
+        assert report.report([run]).splitlines()[-1] == (
+            "| a | CIFAR-10 |  | 1,234 | 2 | 2 | 80.00 |  | 10 |  |"
+        )
+
+
+LEFT_OUT = "Runs in no table, because they are unfinished or untested:"
+
+
+def test_a_run_that_is_unfinished_or_untested_is_in_no_mean_and_listed_below():
+    runs = [history(0, 0.8), history(1, 0.82)]
+    part = {name: [0.1] for name in ("train_loss", "train_accuracy", "lr", "seconds", "gflops")}
+    others = [
+        dataclasses.replace(history(2, 0.1), test_loss=[1.0], test_accuracy=[0.1], **part),
+        dataclasses.replace(history(3, 0.1), test_loss=[], test_accuracy=[]),
+        dataclasses.replace(history(4, 0.1, part="validation"), validation_loss=[], validation_accuracy=[]),
+        dataclasses.replace(history(0, 0.1), **{name: [] for name in (*part, "test_loss", "test_accuracy")}),
+    ]
+    listed = [
+        LEFT_OUT,
+        "",
+        "- a seed 2: 1 of 2 epochs",
+        "- a seed 3: no test figures",
+        "- a seed 4: no validation figures",
+        "- a seed 0: 0 of 2 epochs",
+    ]
+    assert report.report([*others, *runs]) == "\n\n".join([report.report(runs), "\n".join(listed)])
+    assert report.report(others) == "\n".join(listed)
+    assert LEFT_OUT not in report.report(runs)
+
+
+def test_an_unfinished_or_untested_run_of_the_ladder_is_in_no_mean():
+    runs = [rung(0, 0.84), rung(1, 0.86)]
+    short = rung(2, 0.1, train_loss=[1.0])
+    untested = rung(3, 0.1, test_loss=[], test_accuracy=[])
+    assert report.ladder_table([*runs, short, untested]) == report.ladder_table(runs)
+    assert report.ladder_table([short, untested]) == ""
 
 
 def test_runs_evaluated_on_held_out_images_have_a_table_of_their_own():
@@ -111,7 +144,8 @@ def test_the_accuracy_with_flips_on_held_out_images_is_shown_too():
 def rung(seed: int, accuracy: float, **changes) -> History:
     machine = {"device": "cpu", "processor": "abacus", "instructions": "beads", "dtype": "float32"}
     own = {"name": "minute-batch-mixed", "recipe": RECIPES["minute"].to_dict(), "machine": machine}
-    return dataclasses.replace(history(seed, accuracy, 10.0 + seed), **own | changes)
+    whole = history(seed, accuracy, 10.0 + seed, epochs=RECIPES["minute"].epochs)
+    return dataclasses.replace(whole, **own | changes)
 
 
 def test_the_ladder_has_a_row_for_each_processor_with_its_intervals_and_medians():
@@ -145,7 +179,7 @@ def test_the_ladder_has_only_runs_of_its_recipes_as_they_are_now(changes):
 
 
 def test_runs_of_one_name_that_differ_are_refused():
-    other = dataclasses.replace(history(1, 0.8), recipe=Recipe(lr=0.5).to_dict())
+    other = dataclasses.replace(history(1, 0.8), recipe=Recipe(epochs=2, lr=0.5).to_dict())
     with pytest.raises(ValueError, match="'a' with seeds 0 and 1 differ: recipe"):
         report.report([history(0, 0.8), other])
 
@@ -195,6 +229,164 @@ def test_a_file_that_is_not_a_result_of_the_benchmark_is_named(tmp_path, content
     (tmp_path / "bench" / "cpu.json").write_text(content)
     with pytest.raises(ValueError, match=r"cpu\.json is not a result of the benchmark"):
         report.report_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda result: result.pop("plan"),
+        lambda result: result.update(training={}),
+        lambda result: result.update(summary=[]),
+        lambda result: result["summary"].update(peak_gflops=5),
+        lambda result: result["summary"].update(ratio=math.nan),
+        lambda result: result["training"].update(ours=[]),
+        lambda result: result["training"].update(ours=[0]),
+        lambda result: result["machine"].update(processor="\ud800"),
+        lambda result: result["pairs"].clear(),
+    ],
+)
+def test_a_damaged_result_of_the_benchmark_is_named_in_a_line(capsys, tmp_path, measured, change):
+    history(0, 0.8).save(tmp_path / "0.json")
+    change(measured)
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "cpu.json").write_text(json.dumps(measured))
+    assert main(["report", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / 'bench' / 'cpu.json'} is not a result of the benchmark: " in line
+
+
+# ---- Records of every shape ------------------------------------------------------------------------
+
+KINDS = {  # of three ages: before threads and loaders were recorded, on held-out images, and the newest
+    "old": "minute/minute-batch-mixed-seed0.json",
+    "held out": "trials/trial-base-held-out-5000-seed0.json",
+    "new": "notebook/batch-norm-Muon-seed0.json",
+}
+OTHERS = (None, "text", -1, 0.5, 1e9, math.nan, math.inf, True, [], {}, ["a", "b"], [[1]], {"a": {"b": 1}})
+
+
+DELETED = object()
+
+
+def changed(record: dict, path: tuple[str, ...], value) -> dict:
+    """A copy of a record with another value at the path, or without it."""
+    copy = parent = json.loads(json.dumps(record))
+    for key in path[:-1]:
+        parent = parent[key]
+    if value is DELETED:
+        del parent[path[-1]]
+    else:
+        parent[path[-1]] = value
+    return copy
+
+
+def changes_of(record: dict):
+    """What is wrong with a copy of a record, and the copy: in its fields and those of its dictionaries."""
+    inner = [(name, key) for name, value in record.items() if isinstance(value, dict) for key in value]
+    for path in [*((name,) for name in record), *inner]:
+        old = record[path[0]] if len(path) == 1 else record[path[0]][path[1]]
+        values = {"deleted": DELETED, "nested": [old]} | {f"= {other!r}": other for other in OTHERS}
+        if isinstance(old, list) and old:
+            values |= {f"cut to {count}": old[:count] for count in (0, 1, len(old) - 1)}
+            values |= {f"[0] = {other!r}": [other, *old[1:]] for other in OTHERS}
+        for what, value in values.items():
+            yield f"{'/'.join(path)} {what}", changed(record, path, value)
+    lists = [name for name, value in record.items() if isinstance(value, list)]
+    for count in (0, 1):
+        yield f"all lists cut to {count}", record | {name: record[name][:count] for name in lists}
+
+
+NUMBERS = (", %", ", s", "TFLOP", "GFLOP/s", "parameters", "epochs", "MACs of an image")  # ends of titles
+
+
+def wrong_cells(report: str) -> list[str]:
+    """The cells of its Markdown tables with anything but a finite number, or with an impossible accuracy."""
+    wrong, head = [], []
+    for line in report.splitlines():
+        cells = line[2:-2].split(" | ") if line.startswith("|") else []
+        if not head or not cells:
+            head = cells
+        for title, cell in zip(head, cells, strict=True):
+            if cells is not head and set(cell) - set("-:") and title.endswith(NUMBERS):
+                values = [float(number) for number in cell.replace(",", "").split(" ± ")]
+                possible = not title.endswith(", %") or 0 <= values[0] <= 100
+                if not all(map(math.isfinite, values)) or not possible:
+                    wrong.append(f"{title}: {cell}")
+    return wrong
+
+
+def test_wrong_cells_are_seen():
+    table = report.markdown_table(["name", "accuracy, %", "time, s"], [["a", "85.0 ± 1", "1,000"]], "lrr")
+    assert wrong_cells(f"{table}\n\n{table}") == []
+    for cells in (["a", "8500.0", ""], ["a", "50 ± nan", ""], ["a", "50", "inf"], ["a", "-1", "5"]):
+        assert (
+            len(wrong_cells(report.markdown_table(["name", "accuracy, %", "time, s"], [cells], "lrr"))) == 1
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_is_changed_in_a_record_the_report_is_right_or_names_the_file(kind, capsys, tmp_path):
+    record = json.loads((HERE / "results" / KINDS[kind]).read_text())
+    path = tmp_path / "changed.json"
+    tried, failed = 0, []
+    for done, other in changes_of(record):
+        path.write_text(json.dumps(other))
+        try:
+            status = main(["report", str(tmp_path)])
+        except Exception as error:
+            status = repr(error)
+        out, err = capsys.readouterr()
+        tried += 1
+        if status == 0:
+            failed += [f"{done}: {wrong}" for wrong in wrong_cells(out)]
+        elif status != 2 or out or len(err.splitlines()) != 1 or str(path) not in err:
+            failed.append(f"{done}: {status} {err}")
+    assert tried > 100
+    assert not failed, f"{len(failed)} of {tried} changes: " + "\n".join(failed)
+
+
+def test_a_thousand_records_make_a_table_in_seconds(tmp_path):
+    record = History.load(HERE / "results" / KINDS["new"])
+    for number in range(1_000):
+        run = dataclasses.replace(record, name=f"run {number // 5}", seed=number % 5)
+        run.save(tmp_path / f"{number}.json")
+    began = time.perf_counter()
+    table = report.report_folder(tmp_path)
+    assert time.perf_counter() - began < 20
+    assert table.count("| 0, 1, 2, 3, 4 | 85.26 ± 0.00 |") == 200
+
+
+def test_the_record_of_a_run_that_was_never_tested_is_read_and_listed(small, capsys, tmp_path):
+    loader, *_ = loaders_from(small, 64, limit=128, device="cpu")
+    run = fit(Net(width=0.25), loader, None, Recipe(epochs=1), device="cpu", progress=False, name="mine")
+    run.save(tmp_path / "mine.json")
+    assert main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{LEFT_OUT}\n\n- mine seed 0: no test figures\n"
+    assert report.overview({"mine": run}).splitlines()[1].split()[:3] == [
+        "mine",
+        f"{100 * run.train_accuracy[0]:.2f}",
+        f"{run.parameters:,}",
+    ]
+
+
+def test_the_overview_has_empty_cells_for_what_a_run_lacks():
+    whole = dataclasses.replace(history(0, 0.8), data={"test": {"images": 10_000}})
+    lists = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "lr", "seconds")
+    runs = {
+        "whole": whole,
+        "older": history(0, 0.8),
+        "untested": dataclasses.replace(whole, test_loss=[], test_accuracy=[]),
+        "stopped": dataclasses.replace(whole, recipe=Recipe(epochs=3).to_dict()),
+        "begun": dataclasses.replace(whole, **{name: [] for name in lists}),
+    }
+    assert report.overview(runs) == (
+        "           accuracy, %  training accuracy, %   loss  parameters  epochs  seconds\n"
+        "whole     80.00 ± 0.78                 50.00  1.000       1,234       2       10\n"
+        "older            80.00                 50.00  1.000       1,234       2       10\n"
+        "untested                               50.00              1,234       2       10\n"
+        "stopped   80.00 ± 0.78                 50.00  1.000       1,234  2 of 3       10\n"
+        "begun                                                     1,234  0 of 2        0"
+    )
 
 
 # ---- The card of the trained weights ---------------------------------------------------------------

@@ -123,15 +123,25 @@ def test_a_folder_named_bench_is_skipped(tmp_path):
         load_results(tmp_path / "bench")
 
 
+def test_a_result_of_the_benchmark_in_another_folder_is_skipped(tmp_path):
+    record().save(tmp_path / "a.json")
+    for path in (HERE / "results" / "bench").glob("*.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert len([*tmp_path.iterdir()]) >= 3
+    assert [run.seed for run in load_results(tmp_path)] == [0]
+
+
 def test_a_folder_without_records_is_an_error_that_names_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         load_results(tmp_path)
 
 
 def test_a_json_file_that_is_not_a_record_is_an_error_that_names_it(tmp_path):
-    (tmp_path / "other.json").write_text('{"a": 1}')
-    with pytest.raises(ValueError, match=r"other\.json is not the record of a run"):
-        load_results(tmp_path)
+    record().save(tmp_path / "a.json")
+    for content in ('{"a": 1}', "{", "[]", '{"plan": {}, "summary": {}}'):
+        (tmp_path / "other.json").write_text(content)
+        with pytest.raises(ValueError, match=r"other\.json is not the record of a run"):
+            load_results(tmp_path)
 
 
 def test_published_figures_from_held_out_images_are_not_stored_as_test_figures():
@@ -156,8 +166,19 @@ def test_runs_are_grouped_by_name_and_data_set_in_the_order_given():
 
 
 def test_a_seed_may_occur_only_once():
-    with pytest.raises(ValueError, match=r"'a' have the seeds \[0, 1, 0\]"):
+    with pytest.raises(ValueError, match="two of the runs named 'a' have the seed 0: each seed may occur"):
         by_experiment([record(0), record(1), record(0)])
+
+
+def test_runs_that_do_not_belong_together_are_named_by_their_files(tmp_path):
+    paths = [record(seed).save(tmp_path / f"{name}.json") for seed, name in ((0, "a"), (1, "b"), (0, "c"))]
+    with pytest.raises(
+        ValueError, match=rf"seed 0 \({paths[0]}, {paths[2]}\): each seed may occur only once"
+    ):
+        by_experiment(load_results(tmp_path))
+    record(2, recipe=Recipe(lr=0.5).to_dict()).save(paths[2])
+    with pytest.raises(ValueError, match=rf"differ \({paths[0]}, {paths[2]}\): recipe"):
+        by_experiment(load_results(tmp_path))
 
 
 def described(digest: str = "0123", **changes) -> dict:

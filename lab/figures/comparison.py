@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -59,7 +60,8 @@ def _check_rows(rows: Sequence[Mapping[str, Any]]) -> None:
         if missing := [key for key in ("name", *keys) if key not in row]:
             raise ValueError(f"rows[{number}] lacks {missing}: expected the keys name, {', '.join(keys)}")
         for key in keys:
-            if not 0 <= row[key] < math.inf or (key == "accuracy" and row[key] > 1):
+            positive = isinstance(row[key], Real) and 0 <= row[key] < math.inf
+            if not positive or (key == "accuracy" and row[key] > 1):
                 allowed = "a share in [0, 1]" if key == "accuracy" else "a finite number, at least 0"
                 raise ValueError(f"rows[{number}][{key!r}]={row[key]!r}: expected {allowed}")
 
