@@ -6,6 +6,7 @@ import json
 import reprlib
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -100,20 +101,22 @@ def check_plain(value: Any) -> None:
     if not isinstance(value, CONTAINERS) and not _is_scalar(value):
         raise ValueError(f"{shortened(value)} is not plain data")
     count = 0
-    level: list[tuple[str, Any]] = [("", value)] if isinstance(value, CONTAINERS) else []
+    level: list[tuple[tuple[str | int, ...], Any]] = [((), value)] if isinstance(value, CONTAINERS) else []
     for _ in range(DEEPEST):
         deeper = []
-        for name, container in level:
+        for path, container in level:
             count += len(container)
             if count > MOST_VALUES:
                 raise ValueError(f"it holds more than {MOST_VALUES:,} values")
             for key, part in container.items() if isinstance(container, dict) else enumerate(container):
                 if isinstance(container, dict) and not isinstance(key, str):
-                    raise ValueError(f"{name or 'it'} has the key {shortened(key)}: expected strings as keys")
+                    name = reduce(_inside, path, "") or "it"
+                    raise ValueError(f"{name} has the key {shortened(key)}: expected strings as keys")
                 if isinstance(part, CONTAINERS):
-                    deeper.append((_inside(name, key), part))
+                    deeper.append(((*path, key), part))
                 elif not _is_scalar(part):
-                    raise ValueError(f"{_inside(name, key)}={shortened(part)} must be plain data, and finite")
+                    name = reduce(_inside, (*path, key), "")
+                    raise ValueError(f"{name}={shortened(part)} must be plain data, and finite")
         if not deeper:
             return
         level = deeper
@@ -127,7 +130,8 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _inside(name: str, key: str | int) -> str:
-    return f"{name}[{shortened(key)}]" if name else shortened(key).strip("'\"")
+    written = str(key) if isinstance(key, int) else shortened(key)
+    return f"{name}[{written}]" if name else written.strip("'\"")
 
 
 def must_be(expected: str, right: Callable[[Any], bool]) -> Check:

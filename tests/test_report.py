@@ -235,7 +235,6 @@ def test_a_file_that_is_not_a_result_of_the_benchmark_is_named(tmp_path, content
     "change",
     [
         lambda result: result.pop("plan"),
-        lambda result: result.update(training={}),
         lambda result: result.update(summary=[]),
         lambda result: result["summary"].update(peak_gflops=5),
         lambda result: result["summary"].update(ratio=math.nan),
