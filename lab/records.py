@@ -253,13 +253,13 @@ def _check_record(record: Any) -> None:
         raise ValueError(f"in its recipe, {error}") from error
     epochs = len(record.get("train_loss", ()))
     if epochs > planned:
-        raise ValueError(f"train_loss has {epochs} entries: expected at most {planned}, the recipe's epochs")
+        raise ValueError(f"train_loss has length {epochs}: expected at most {planned}, the recipe's epochs")
     part = record.get("evaluated_on", PARTS[0])
     for name, allowed in _lengths(record, epochs, part).items():
         if (length := len(record.get(name, ()))) not in allowed:
             expected = " or ".join(map(str, sorted({min(allowed), max(allowed)})))
             raise ValueError(
-                f"{name} has {length} entries: expected {expected}, since train_loss has {epochs} and the "
+                f"{name} has length {length}: expected {expected}, since train_loss has {epochs} and the "
                 f"run was evaluated on {part}"
             )
 
