@@ -10,10 +10,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import socket
+import pickle
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -26,6 +25,7 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 
 from lab.checks import as_integer, as_number, as_switch
+from lab.download import FILES, FOLDER, DamagedFile, DownloadFailed, download, read_checked
 from lab.machine import pick_device
 
 # Pooled over all pixels of the 50,000 training images, in [0, 1]:
@@ -33,9 +33,6 @@ from lab.machine import pick_device
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's "L"
-
-FOLDER = CIFAR10.base_folder  # "cifar-10-batches-py"
-DOWNLOAD_TIMEOUT = 30  # seconds without a byte, after which a download counts as failed
 
 # ---- Seeds -----------------------------------------------------------------------------------------
 
@@ -88,64 +85,99 @@ def load_dataset(dataset: str = "auto", root: str | Path | None = None) -> Datas
     then warns loudly and returns the stand-in. "stand-in" always returns the stand-in.
     root: the folder that contains `cifar-10-batches-py`.
 
+    The first whole copy is used, with a warning if an earlier place has a damaged or unreadable one. If
+    no copy is whole but one is there, "cifar10" and "auto" both raise FileNotFoundError, which names each
+    bad file. Nothing is downloaded then, and a folder that is there is never written to.
+
     Raises ValueError for an unknown `dataset`.
     """
     if dataset not in DATASETS:
         raise ValueError(f"unknown dataset {dataset!r}; choose one of {', '.join(map(repr, DATASETS))}")
     if dataset == "stand-in":
         return stand_in()
-    try:
-        return _cifar10(root)
-    except FileNotFoundError as error:
-        if dataset == "cifar10":
-            raise
-        warnings.warn(_banner(str(error)), stacklevel=2)
-        return stand_in()
-
-
-def _cifar10(root: str | Path | None) -> Dataset:
     places = [Path(place) for place in (root, os.environ.get("CIFAR10_ROOT"), "data") if place]
-    home = next((place for place in places if (place / FOLDER).is_dir()), None)
     try:
-        with _socket_timeout(DOWNLOAD_TIMEOUT):
-            # torchvision checks the MD5 of every file, and downloads if one is missing or differs.
-            train = CIFAR10(home or places[0], train=True, download=True)
-        test = CIFAR10(home or places[0], train=False)
-    except (OSError, RuntimeError) as error:  # no network, a broken download, a read-only folder
-        state = (
-            f"found in {home}, but damaged (a file is missing, or its MD5 differs)" if home else "not found"
-        )
-        raise FileNotFoundError(
-            f"CIFAR-10 was {state}, and the download to {home or places[0]} failed: {error}\n"
-            f"Looked in: {', '.join(str(place / FOLDER) for place in places)}\n"
-            "Do one of these:\n"
-            f"  - pass root=FOLDER, where FOLDER/{FOLDER} contains data_batch_1 to data_batch_5, test_batch "
-            "and batches.meta\n"
-            "  - set the environment variable CIFAR10_ROOT to that FOLDER\n"
-            f"  - unpack {CIFAR10.url} into ./data"
-        ) from error
-    return Dataset(
-        CIFAR_10,
-        tuple(train.classes),
-        _channels_first(train.data),
-        torch.tensor(train.targets, device="cpu"),
-        _channels_first(test.data),
-        torch.tensor(test.targets, device="cpu"),
+        return _find(places)
+    except _NotFound as absent:
+        try:
+            download(places[0])
+        except DownloadFailed as error:
+            message = f"{absent}\n{error}\n{_ADVICE}"
+            if dataset == "cifar10":
+                raise FileNotFoundError(message) from error
+            warnings.warn(_banner(message), stacklevel=2)
+            return stand_in()
+        return _find(places)
+
+
+_ADVICE = f"""Do one of these:
+  - try again later
+  - set the environment variable CIFAR10_URL to another address of {CIFAR10.filename}
+  - pass root=FOLDER, where FOLDER/{FOLDER} contains data_batch_1 to data_batch_5, test_batch and batches.meta
+  - set the environment variable CIFAR10_ROOT to that FOLDER
+  - unpack {CIFAR10.url} into ./data"""
+
+
+class _NotFound(FileNotFoundError):
+    """None of the places has the data set's folder."""
+
+
+class _Damaged(Exception):
+    """The data set's folder is there, but not whole or not readable; the message names each fault."""
+
+
+def _find(places: list[Path]) -> Dataset:
+    """The first whole copy. Raises _NotFound if there is none at all, FileNotFoundError if none is whole."""
+    faults = []
+    for place in places:
+        try:
+            data = _read(place / FOLDER)
+        except _Damaged as error:
+            faults.append(str(error))
+            continue
+        if data:
+            if faults:
+                taken = f"CIFAR-10 is taken from {place / FOLDER}, because of faults in an earlier place."
+                warnings.warn("\n".join([taken, *faults]), stacklevel=3)
+            return data
+    if not faults:
+        looked_in = ", ".join(str(place / FOLDER) for place in places)
+        raise _NotFound(f"CIFAR-10 was not found. Looked in: {looked_in}")
+    raise FileNotFoundError(
+        "\n".join(["CIFAR-10 was found, but damaged or not readable.", *faults])
+        + "\nNothing was changed, and nothing is downloaded over a folder that is there. Do one of these:\n"
+        "  - replace the files named above\n"
+        "  - delete or rename the folder; then CIFAR-10 is downloaded again\n"
+        "  - pass root=FOLDER, or set the environment variable CIFAR10_ROOT to FOLDER, where "
+        f"FOLDER/{FOLDER} is a whole copy"
     )
 
 
-def _channels_first(pixels: np.ndarray) -> Tensor:  # (N, 32, 32, 3) -> (N, 3, 32, 32), a view
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
-
-
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
+def _read(folder: Path) -> Dataset | None:
+    """The copy in `folder`, or None if there is no such folder. Raises _Damaged."""
     try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+        folder.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:  # no permission, or a link that leads to itself
+        raise _Damaged(f"  {folder} cannot be read: {error.strerror}") from error
+    contents, faults = {}, []
+    for name, md5 in FILES.items():
+        try:
+            contents[name] = pickle.loads(read_checked(folder / name, md5), encoding="latin1")
+        except DamagedFile as error:
+            faults.append(f"  {folder / name} {error}")
+    if faults:
+        raise _Damaged("\n".join(faults))
+
+    def part(files: list[list[str]]) -> tuple[Tensor, Tensor]:
+        batches = [contents[name] for name, _ in files]
+        pixels = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
+        labels = [label for batch in batches for label in batch["labels"]]
+        return torch.from_numpy(pixels), torch.tensor(labels, device="cpu")
+
+    classes = tuple(contents[CIFAR10.meta["filename"]][CIFAR10.meta["key"]])
+    return Dataset(CIFAR_10, classes, *part(CIFAR10.train_list), *part(CIFAR10.test_list))
 
 
 def _banner(reason: str) -> str:

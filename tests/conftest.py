@@ -1,6 +1,8 @@
 """What the tests share: real CIFAR-10 if it is available, and a small data set for all other tests."""
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,3 +38,15 @@ def cifar10_root() -> Path:
 def small() -> Dataset:
     """A stand-in of 1,000 training and 500 test images."""
     return stand_in(1_000, 500)
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A temporary folder that every user can enter, unlike pytest's own; what is in it may be locked."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+        os.chmod(name, 0o755)
+        for parent, folders, _ in os.walk(name):
+            for folder in folders:
+                os.chmod(os.path.join(parent, folder), 0o755)

@@ -5,11 +5,11 @@ import hashlib
 import importlib.util
 import json
 import math
-import shutil
-import socket
+import os
+import pickle
+import re
 import sys
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 from global_state import unchanged
+from tiny_cifar10 import CONTENTS, HOSTILE, expect, unprivileged, write
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader
@@ -44,16 +45,17 @@ from lab.data import (
     stand_in,
     tensor_digest,
 )
+from lab.download import FILES, DownloadFailed
 
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch, tmp_path):
     """No network, no CIFAR10_ROOT, and a working folder without data."""
 
-    def refused(*args, **kwargs):
-        raise URLError("no network in the tests")
+    def refused(place):
+        raise DownloadFailed(f"It could not be downloaded to {place}: no network in the tests")
 
-    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", refused)
+    monkeypatch.setattr(lab.data, "download", refused)
     monkeypatch.delenv("CIFAR10_ROOT", raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -194,31 +196,18 @@ def test_channels_rows_and_columns_are_those_of_torchvision(real, cifar10_root):
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("damaged", ["data_batch_3", "test_batch", "batches.meta"])
-def test_a_damaged_copy_is_an_error(tmp_path, cifar10_root, damaged):
+def test_one_changed_bit_of_cifar10_is_an_error_that_names_the_file(tmp_path, cifar10_root, damaged):
     copy = tmp_path / "copy" / FOLDER
     copy.mkdir(parents=True)
-    for file in (cifar10_root / FOLDER).iterdir():
-        if file.name == damaged:
-            shutil.copyfile(file, copy / damaged)
-        else:
-            (copy / file.name).symlink_to(file)
-    with open(copy / damaged, "r+b") as file:
-        file.seek(50)
-        byte = file.read(1)[0]
-        file.seek(50)
-        file.write(bytes([byte ^ 1]))
-    with pytest.raises(FileNotFoundError, match="damaged") as error:
-        load_dataset("cifar10", copy.parent)
-    assert str(copy.parent) in str(error.value)
-
-
-def test_a_folder_with_wrong_files_is_an_error_and_stays_unchanged(tmp_path):
-    (tmp_path / "rubbish" / FOLDER).mkdir(parents=True)
-    file = tmp_path / "rubbish" / FOLDER / "data_batch_1"
-    file.write_bytes(b"rubbish")
-    with pytest.raises(FileNotFoundError, match=r"found in .*rubbish, but damaged"):
-        load_dataset("cifar10", tmp_path / "rubbish")
-    assert file.read_bytes() == b"rubbish"
+    for name in FILES:
+        (copy / name).symlink_to(cifar10_root / FOLDER / name)
+    content = bytearray((copy / damaged).read_bytes())
+    content[50] ^= 1
+    (copy / damaged).unlink()
+    (copy / damaged).write_bytes(content)
+    with pytest.raises(FileNotFoundError) as error:
+        load_dataset("auto", copy.parent)
+    assert re.findall(r"(\S+) is damaged", str(error.value)) == [str(copy / damaged)]
 
 
 @pytest.mark.usefixtures("quick_stand_in")
@@ -245,7 +234,8 @@ def test_auto_falls_back_with_a_banner_and_a_name_that_says_so(quick_stand_in):
 
 
 def test_the_stand_in_is_returned_without_a_search_or_a_warning(quick_stand_in, monkeypatch):
-    monkeypatch.setattr(lab.data, "CIFAR10", None)
+    monkeypatch.setattr(lab.data, "FILES", None)
+    monkeypatch.setattr(lab.data, "download", None)
     assert load_dataset("stand-in") is quick_stand_in
 
 
@@ -254,46 +244,235 @@ def test_an_unknown_dataset_is_an_error_with_the_choices():
         load_dataset("mnist")
 
 
-class FakeCIFAR10:
-    """Takes torchvision's place; notes the folders it is asked for."""
-
-    url = lab.data.CIFAR10.url
-    asked: list
-    classes = ("a", "b")
-    data = torch.zeros(2, 32, 32, 3, dtype=torch.uint8).numpy()
-    targets = (0, 1)
-
-    def __init__(self, root, train, download=False):
-        self.asked.append(Path(root))
+# ---- Its places and its files, on a data set of 12 images -------------------------------------------
 
 
+@pytest.fixture
+def tiny(monkeypatch):
+    """The data set of tests/tiny_cifar10.py in CIFAR-10's place."""
+    expect(monkeypatch)
+
+
+def snapshot(place: Path) -> list[tuple]:
+    return [
+        (path.name, path.lstat().st_mode, path.lstat().st_mtime_ns, path.lstat().st_size)
+        for path in sorted(place.rglob("*"))
+    ]
+
+
+@pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize(
     ("present", "expected"),
     [
         (("argument", "environment", "data"), "argument"),
         (("environment", "data"), "environment"),
         (("data",), "data"),
-        ((), "argument"),  # where it is downloaded to
+        ((), None),
     ],
 )
 def test_the_argument_comes_before_the_environment_before_data(monkeypatch, tmp_path, present, expected):
     for place in present:
-        (tmp_path / place / FOLDER).mkdir(parents=True)
-    monkeypatch.setattr(FakeCIFAR10, "asked", [], raising=False)
-    monkeypatch.setattr(lab.data, "CIFAR10", FakeCIFAR10)
+        write(tmp_path / place)
+    read, asked = lab.data.read_checked, []
+    monkeypatch.setattr(lab.data, "read_checked", lambda path, md5: asked.append(path) or read(path, md5))
+    monkeypatch.setattr(lab.data, "download", lambda place: asked.append(place) or write(place))
     monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path / "environment"))
-    assert load_dataset("cifar10", tmp_path / "argument").name == "CIFAR-10"
-    assert {place.absolute() for place in FakeCIFAR10.asked} == {tmp_path / expected}
+    data = load_dataset("cifar10", tmp_path / "argument")
+    assert (data.name, data.classes) == ("CIFAR-10", CLASSES)
+    folder = tmp_path / (expected or "argument") / FOLDER
+    downloaded = [] if expected else [tmp_path / "argument"]
+    assert [path.absolute() for path in asked] == [*downloaded, *(folder / name for name in FILES)]
 
 
+@pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize(("environment", "expected"), [("environment", "environment"), (None, "data")])
 def test_without_any_data_it_is_downloaded_to_the_first_place(monkeypatch, tmp_path, environment, expected):
-    monkeypatch.setattr(FakeCIFAR10, "asked", [], raising=False)
-    monkeypatch.setattr(lab.data, "CIFAR10", FakeCIFAR10)
+    monkeypatch.setattr(lab.data, "download", write)
     if environment:
         monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path / environment))
-    load_dataset("cifar10")
-    assert {place.absolute() for place in FakeCIFAR10.asked} == {tmp_path / expected}
+    assert load_dataset("cifar10").test_labels.tolist() == [5, 6]
+    assert [path.name for path in tmp_path.iterdir()] == [expected]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_images_and_labels_are_those_of_the_files_in_order(tmp_path):
+    write(tmp_path)
+    data = load_dataset("cifar10", tmp_path)
+    batches = [pickle.loads(content) for name, content in CONTENTS.items() if name != "batches.meta"]
+    pixels = np.stack([row.reshape(3, 32, 32) for batch in batches for row in batch["data"]])
+    assert torch.equal(torch.cat([data.train_images, data.test_images]), torch.from_numpy(pixels))
+    assert data.train_labels.tolist() == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5]
+    assert data.test_labels.tolist() == [5, 6]
+
+
+def replaced(path: Path) -> None:
+    path.write_bytes(HOSTILE)
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def lengthened(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+def enormous(path: Path) -> None:
+    os.truncate(path, 2**40)  # a terabyte, of which nothing is on the disk
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def instead(make):
+    def damage(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return damage
+
+
+MD5_DIFFERS = r"is damaged: its [\d,]+ bytes have the MD5 [0-9a-f]{32}, not [0-9a-f]{32}"
+DAMAGE = {
+    "a flipped bit": (flipped, MD5_DIFFERS),
+    "a byte less": (truncated, MD5_DIFFERS),
+    "a byte more": (lengthened, MD5_DIFFERS),
+    "no byte": (emptied, r"is damaged: its 0 bytes have"),
+    "a pickle that runs code": (replaced, MD5_DIFFERS),
+    "a terabyte": (enormous, "has 1,099,511,627,776 bytes, too many"),
+    "missing": (gone, "is missing"),
+    "a folder": (instead(Path.mkdir), "is a folder, not a file"),
+    "a pipe that nobody writes to": (instead(os.mkfifo), "is not a regular file"),
+    "a link to nothing": (instead(lambda path: path.symlink_to("nothing")), "is missing"),
+    "a link to itself": (
+        instead(lambda path: path.symlink_to(path.name)),
+        "cannot be read: Too many levels of symbolic links",
+    ),
+}
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(("damage", "reason"), DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_file_is_named_with_what_is_wrong_and_nothing_is_changed(name, damage, reason, tmp_path):
+    folder = write(tmp_path / "mine")
+    damage(folder / name)
+    before = snapshot(tmp_path)
+    for dataset in ("cifar10", "auto"):
+        with pytest.raises(FileNotFoundError) as error:
+            load_dataset(dataset, tmp_path / "mine")
+        (named,) = [line for line in str(error.value).splitlines() if FOLDER in line and "FOLDER" not in line]
+        assert re.fullmatch(f"  {re.escape(str(folder / name))} {reason}.*", named)
+        for advice in ("replace the files", "delete or rename the folder", "root=FOLDER", "CIFAR10_ROOT"):
+            assert advice in str(error.value)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.usefixtures("tiny")
+def test_of_many_damaged_files_each_is_named(tmp_path):
+    folder = write(tmp_path)
+    kinds = [DAMAGE[kind] for kind in DAMAGE if kind not in ("a byte more", "no byte")]
+    for name, (damage, _) in zip(FILES, kinds, strict=False):
+        damage(folder / name)
+    with pytest.raises(FileNotFoundError) as error:
+        load_dataset("cifar10", tmp_path)
+    for name, (_, reason) in zip(FILES, kinds, strict=False):
+        assert re.search(f"{FOLDER}/{name} {reason}", str(error.value))
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_without_permission_is_named(name, open_place, monkeypatch):
+    monkeypatch.chdir(open_place)
+    folder = write(open_place)
+    (folder / name).chmod(0)
+    with unprivileged(), pytest.raises(FileNotFoundError) as error:
+        load_dataset("auto", open_place)
+    assert f"  {folder / name} cannot be read: Permission denied" in str(error.value)
+    assert str(error.value).count("cannot be read") == 1
+
+
+@pytest.mark.usefixtures("tiny")
+def test_an_empty_folder_is_damaged_and_not_downloaded_over(tmp_path):
+    (tmp_path / FOLDER).mkdir()
+    with pytest.raises(FileNotFoundError) as error:
+        load_dataset("auto", tmp_path)
+    assert str(error.value).count("is missing") == 7
+    assert list((tmp_path / FOLDER).iterdir()) == []
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_read_only_folder_works(open_place):
+    folder = write(open_place)
+    for path in (*folder.iterdir(), folder, open_place):
+        path.chmod(path.stat().st_mode & ~0o222)
+    before = snapshot(open_place)
+    with unprivileged():
+        assert load_dataset("cifar10", open_place).test_labels.tolist() == [5, 6]
+    assert snapshot(open_place) == before
+
+
+def unreadable(place: Path) -> None:
+    write(place)
+    place.chmod(0)
+
+
+def unreadable_inside(place: Path) -> None:
+    write(place).chmod(0)
+
+
+def in_a_loop(place: Path) -> None:
+    place.symlink_to(place.name)
+
+
+def in_a_file(place: Path) -> None:
+    place.write_text("not a folder")
+
+
+def damaged(place: Path) -> None:
+    flipped(write(place) / "batches.meta")
+
+
+FAULTS = {
+    unreadable: f"  root/{FOLDER} cannot be read: Permission denied",
+    unreadable_inside: f"  root/{FOLDER}/data_batch_1 cannot be read: Permission denied",
+    in_a_loop: f"  root/{FOLDER} cannot be read: Too many levels of symbolic links",
+    damaged: f"  root/{FOLDER}/batches.meta is damaged",
+}
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(("make", "fault"), FAULTS.items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_a_bad_place_does_not_end_the_search_and_is_told(make, fault, monkeypatch, open_place):
+    monkeypatch.chdir(open_place)
+    make(Path("root"))
+    with unprivileged(), pytest.raises(FileNotFoundError) as error:
+        load_dataset("auto", "root")
+    assert fault in str(error.value)
+    write(Path("data"))
+    with unprivileged(), pytest.warns(UserWarning, match=f"taken from data/{FOLDER}") as warned:
+        assert load_dataset("auto", "root").test_labels.tolist() == [5, 6]
+    assert fault in str(warned[0].message)
+    assert warned[0].filename == __file__
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_place_without_data_does_not_end_the_search(tmp_path):
+    in_a_file(tmp_path / "file")
+    write(tmp_path / "data")
+    for root in ("file", "nowhere", ""):
+        assert load_dataset("cifar10", root).test_labels.tolist() == [5, 6]
 
 
 # ---- The stand-in ----------------------------------------------------------------------------------
@@ -1176,21 +1355,3 @@ CALLS = {
 def test_a_call_gives_its_result_and_leaves_global_state_alone(quick_stand_in, call):
     with unchanged():
         assert call(quick_stand_in)
-
-
-def test_a_download_waits_a_limited_time_and_puts_the_socket_timeout_back(monkeypatch, tmp_path):
-    seen = []
-
-    def refused(*args, **kwargs):
-        seen.append(socket.getdefaulttimeout())
-        raise URLError("no network in the tests")
-
-    monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", refused)
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(7)
-    try:
-        with unchanged(), pytest.raises(FileNotFoundError):
-            load_dataset("cifar10", tmp_path)
-    finally:
-        socket.setdefaulttimeout(before)
-    assert seen == [lab.data.DOWNLOAD_TIMEOUT]

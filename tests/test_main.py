@@ -11,6 +11,7 @@ import pytest
 
 from lab.__main__ import main
 from lab.data import STAND_IN_CLASSES, load_dataset, loaders_from, stand_in
+from lab.download import DownloadFailed
 from lab.experiment import ABLATIONS, PREPROCESSING
 from lab.recipes import RECIPES
 from lab.records import History
@@ -85,10 +86,12 @@ def test_an_experiment_is_named_as_asked_in_its_files_and_its_record(capsys, tmp
     ],
 )
 def test_bad_input_is_an_error_line_and_status_2(capsys, tmp_path, monkeypatch, arguments, told):
-    def refuse(*_, **__):
-        raise OSError("no network")
+    def refuse(place):
+        raise DownloadFailed("no network")
 
-    monkeypatch.setattr("lab.data.CIFAR10.download", refuse)
+    monkeypatch.setattr("lab.data.download", refuse)
+    monkeypatch.delenv("CIFAR10_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path)
     status, _, err = train(capsys, tmp_path, *arguments)
     assert status == 2
     assert "error:" in err
