@@ -1,12 +1,16 @@
 """Figures: what is drawn equals what was given, and nothing outside the figure changes."""
 
+import gc
 import subprocess
 import sys
+import weakref
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -15,10 +19,12 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from nbclient import NotebookClient
 
 from lab import figures
 from lab.figures.curves import spread
 
+HERE = Path(__file__).resolve().parent.parent
 DATASET = "STAND-IN (not CIFAR-10)"
 CLASSES = ("cat", "dog", "frog")
 
@@ -210,6 +216,67 @@ def test_a_plot_function_leaves_the_callers_settings_unchanged(name, how, own_se
     assert set(plt.get_fignums()) == opened | {own_settings.number}
     if how != "draws":
         assert plt.gcf() is own_settings
+
+
+def test_many_figures_do_not_pile_up_where_none_can_be_shown(tmp_path):
+    own = plt.figure()
+    drawn = [figures.plot_samples(*labelled(), CLASSES, dataset=DATASET) for _ in range(60)]
+    assert plt.get_fignums() == [own.number, *(figure.number for figure in drawn[-5:])]
+    assert plt.gcf() is drawn[-1]
+    first, last = (figures.save(drawn[n], tmp_path / f"{n}.png").read_bytes() for n in (0, 59))
+    assert first == last  # a closed figure is drawn as an open one
+    gone = weakref.ref(drawn[0])
+    del drawn
+    gc.collect()
+    assert gone() is None
+
+
+def test_drawing_on_the_callers_axes_closes_nothing():
+    own = [plt.subplots()[1] for _ in range(8)]
+    for ax in own:
+        figures.plot_confusion([0, 1], [0, 1], CLASSES, dataset=DATASET, ax=ax)
+    assert plt.get_fignums() == [ax.figure.number for ax in own]
+    for _ in range(8):
+        figures.plot_normalizations()
+    assert plt.get_fignums()[:8] == [ax.figure.number for ax in own]
+
+
+def test_a_figure_that_its_user_closed_is_not_missed():
+    own = plt.figure()
+    for _ in range(10):
+        plt.close(figures.plot_normalizations())
+        gc.collect()
+    assert plt.get_fignums() == [own.number]
+
+
+def test_where_figures_can_be_shown_all_stay_open(monkeypatch):
+    monkeypatch.setattr(matplotlib, "get_backend", lambda: "TkAgg")
+    for _ in range(8):
+        figures.plot_normalizations()
+    assert len(plt.get_fignums()) == 8
+
+
+IN_A_CELL = {  # code, and how many pictures the cell shows
+    "from utils import *; images, labels = torch.zeros(2, 3, 8, 8), [0, 1]": 0,
+    "plot_confusion(labels, labels, 'ab', dataset='cats')": 1,
+    "plot_samples(images, labels, 'ab', dataset='cats');": 1,
+    "save(plot_samples(images, labels, 'ab', dataset='cats'), 'samples.png');": 1,
+    "figure = plot_normalizations()\nsave(figure, 'normalizations.png')": 1,
+    "for _ in range(8):\n    plot_normalizations()": 8,
+    "import matplotlib.pyplot as plt; print(plt.get_fignums())": 0,
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # warnings of the Jupyter client are not ours to mend
+def test_a_notebook_shows_each_figure_once_and_keeps_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    cells = [nbformat.v4.new_code_cell(code) for code in ["import torch", *IN_A_CELL]]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    pictures = [sum("image/png" in each.get("data", {}) for each in cell.outputs) for cell in cells[1:]]
+    assert dict(zip(IN_A_CELL, pictures, strict=True)) == IN_A_CELL
+    assert cells[-1].outputs[0].text == "[]\n"
 
 
 def test_saving_leaves_the_callers_settings_unchanged(own_settings, tmp_path):

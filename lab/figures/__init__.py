@@ -2,6 +2,10 @@
 
 The plots of data are in images, curves, errors, receptive_field, comparison and benchmark, the drawings
 without data in schematics, and what they share in common. Drawing leaves Matplotlib's settings unchanged.
+
+A figure is one of pyplot's: a notebook shows it at the end of the cell, and plt.show() in a window. In a
+script that cannot show figures only the newest five stay open, so that many calls do not fill the memory; the
+others can still be saved.
 """
 
 from lab.figures.benchmark import plot_bench

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.registry import BackendFilter, backend_registry
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+KEPT = 5  # a script that draws two or three and then saves them by plt.gcf() finds them all
+CANNOT_SHOW = backend_registry.list_builtin(BackendFilter.NON_INTERACTIVE)
+_opened: list[weakref.ref[Figure]] = []  # by the plot functions, the newest last
 
 INK, FAINT, PALE = "#222222", "#8a8a8a", "#e4e4e4"
 WRONG = "#B3400E"
@@ -81,18 +87,31 @@ def _style() -> Iterator[None]:
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a plot function: it draws in our style, and after an error no new figure stays open."""
+    """Decorate a plot function: it draws in our style, and no figure stays open that nobody needs.
+
+    After an error no new figure stays open. pyplot keeps every figure until it is closed, so that it can be
+    shown. Under a backend that cannot show any, such as Agg in a script without a display, the function
+    therefore closes all figures of such functions but the KEPT newest. A closed figure can still be saved.
+    """
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
         before = plt.get_fignums()
         with _style():
             try:
-                return draw(*args, **kwargs)
+                result = draw(*args, **kwargs)
             except BaseException:
                 for number in set(plt.get_fignums()).difference(before):
                     plt.close(number)
                 raise
+        opened = set(plt.get_fignums()).difference(before)
+        if opened and matplotlib.get_backend().lower() in CANNOT_SHOW:
+            _opened.append(weakref.ref(plt.gcf()))
+            older = [figure for each in _opened[:-KEPT] if (figure := each()) is not None]
+            for figure in older:
+                plt.close(figure)
+            del _opened[:-KEPT]
+        return result
 
     return drawn
 
