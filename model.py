@@ -30,11 +30,14 @@ import io
 import math
 import operator
 import os
+import pickletools
 import zipfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -194,8 +197,8 @@ def conv_block(
     for "dilated" and 1 for the others. groups: number of groups, only for norm="group" (default 8).
     residual: add the input to the output, for a block that keeps the shape.
 
-    Raises ValueError for an unknown name, an even kernel, a size, stride or dilation below 1, and a
-    residual block that changes the shape.
+    Raises ValueError for an unknown name, an even kernel, a size, stride or dilation that is no integer from
+    1 to MOST, and a residual block that changes the shape.
     """
     in_channels, out_channels = _integer("in_channels", in_channels), _integer("out_channels", out_channels)
     stride = _integer("stride", stride)
@@ -208,6 +211,10 @@ def conv_block(
         raise ValueError(f"kernel_size={kernel_size} is even; only an odd kernel (1, 3, 5, ...) has a centre")
     if groups is not None and make_norm is not group_norm:
         raise ValueError(f"groups={groups!r} is only for norm='group', not for norm={norm!r}")
+    if not isinstance(residual, bool):
+        raise ValueError(f"{residual=} must be True or False")
+    if not callable(activation) or isinstance(activation, nn.Module):
+        raise ValueError(f"{activation=} must be a callable that makes a module, such as nn.ReLU")
     if residual and (in_channels != out_channels or stride != 1):
         raise ValueError(
             f"a residual block keeps the shape; {in_channels=}, {out_channels=}, {stride=} do not"
@@ -223,19 +230,26 @@ def conv_block(
 
 
 def _named(kind: str, value, registry: dict):
-    """The entry `value` of `registry`; a callable stands for itself."""
-    if callable(value):
+    """The entry `value` of `registry`; a callable stands for itself, but a module makes none."""
+    if callable(value) and not isinstance(value, nn.Module):
         return value
     if not isinstance(value, str) or value not in registry:
         raise ValueError(f"unknown {kind} {value!r}; choose one of {', '.join(map(repr, registry))}")
     return registry[value]
 
 
-def _integer(name: str, value, least: int = 1) -> int:
+MOST = 1_000_000  # of channels, classes or pixels: a larger number is a mistake and would fill the memory
+
+
+def _integer(name: str, value, least: int = 1, most: int = MOST) -> int:
     """`value` as a Python integer. It may be one from NumPy or torch, which a file cannot hold."""
-    if operator.index(value) < least:
-        raise ValueError(f"{name}={value!r} must be at least {least}")
-    return operator.index(value)
+    try:
+        integer = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        integer = None
+    if integer is None or not least <= integer <= most:
+        raise ValueError(f"{name}={value!r} must be an integer of at least {least} and at most {most}")
+    return integer
 
 
 def _plain_name(value):
@@ -267,6 +281,8 @@ PRETRAINED: dict[str, str] = {
     "frontier-small": "cec237b38b29af526fbe6aad8992bea2641f57d83d749c036b3331089b1422b1",
 }
 FORMAT = 1  # version of the files that Net.save writes
+SAFE_TORCH = "2.10"  # an earlier torch.load can execute a file: CVE-2025-32434, CVE-2026-24747
+MOST_PICKLED = 2**21  # bytes of a file beside its tensors: enough for 1,000 rows and the metadata
 
 _Loaded = TypeVar("_Loaded", bound="_Files")
 
@@ -308,30 +324,40 @@ class _Files(nn.Module):
     def load(cls: type[_Loaded], path: str | Path) -> _Loaded:
         """Load the network that `save` wrote to `path`, in evaluation mode, in float32, on the CPU.
 
-        Executes nothing from the file, and draws no random numbers.
+        Executes nothing from the file, takes no more memory than a small multiple of its size, and draws no
+        random numbers.
 
-        Raises ValueError for a file that `save` did not write or whose checksums do not match, and OSError
-        for one that cannot be read.
+        Raises ValueError for a file that `save` did not write, whose checksums do not match, or that holds
+        NaN or infinite numbers; OSError for one that cannot be read; RuntimeError below torch 2.10.
         """
         return cls._loaded(Path(path).read_bytes(), path)
 
     @classmethod
     def _loaded(cls: type[_Loaded], content: bytes, path: str | Path) -> _Loaded:
+        if torch.__version__ < SAFE_TORCH:
+            raise RuntimeError(
+                f"torch {torch.__version__} may execute {path}: install torch {SAFE_TORCH} or later"
+            )
         try:
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                damaged = archive.testzip()  # torch.load does not compare the checksums in the file
+            _check_archive(content)
             saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        except Exception as error:  # its type depends on the bytes, and its text may advise to execute them
-            kind = type(error).__name__
-            raise ValueError(f"{path} is not a file that Net.save wrote, or is damaged ({kind})") from error
-        if damaged is not None:
-            raise ValueError(f"{path} is damaged: the checksum of its part {damaged} does not match")
+        except (
+            Exception
+        ) as error:  # its type depends on the bytes, and torch's text may advise to execute them
+            why = error if type(error) is ValueError else type(error).__name__
+            raise ValueError(f"{path} is not a file that Net.save wrote, or is damaged: {why}") from error
         try:
             if saved["format"] != FORMAT:
                 raise ValueError(f"its format is {saved['format']}, and this model.py reads format {FORMAT}")
-            with torch.device("meta"):  # draws no random numbers
+            state = saved["state"]
+            if sum(tensor.numel() * tensor.element_size() for tensor in state.values()) > len(content):
+                raise ValueError("its tensors are larger than the file")  # a stride of 0 repeats an element
+            if sum(map(len, _table(saved["config"]["stages"]))) > len(state):
+                raise ValueError("its table has more rows than the file has tensors")
+            with torch.device("meta"):  # takes no memory and draws no random numbers
                 net = cls(**saved["config"])
-            net.load_state_dict({key: _own(tensor) for key, tensor in saved["state"].items()}, assign=True)
+            state = {name: _own(name, tensor) for name, tensor in state.items()}
+            net.load_state_dict(state, assign=True)
             if any(tensor.is_meta for tensor in (*net.parameters(), *net.buffers())):
                 raise ValueError("the network has a non-persistent buffer, which is not in the file")
             if saved["preprocessing"] is not None:
@@ -351,23 +377,23 @@ class _Files(nn.Module):
         replaced as a whole or not at all.
 
         Raises ValueError, and writes nothing, if `load` could not rebuild the network: if it was built with
-        a callable or changed after it was built, or if the metadata is not plain data.
+        a callable or changed after it was built, if it holds NaN or infinite numbers, or if the metadata is
+        not plain data.
         """
         path = Path(path)
         plain = {
-            "preprocessing": self.preprocessing and tuple(_checked(self.preprocessing, self.in_channels)),
+            "config": self.config,
+            "preprocessing": self.preprocessing and _checked(self.preprocessing, self.in_channels),
             "classes": _checked_names(self.classes),
             "metadata": self.metadata if metadata is None else metadata,
         }
-        for name, held in ({"config": self.config} | plain).items():
-            for where, value in _not_plain(held, name):
-                raise ValueError(f"{where}={value!r} is a {type(value).__name__}, which a file cannot hold")
+        plain = {name: _plain(value, name) for name, value in plain.items()}
         state = {
             key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
             for key, tensor in self.state_dict().items()
         }
         content = io.BytesIO()
-        torch.save({"format": FORMAT, "config": self.config, "state": state} | plain, content)
+        torch.save({"format": FORMAT, "config": plain["config"], "state": state} | plain, content)
         try:
             again = type(self)._loaded(content.getvalue(), path)
         except ValueError as error:
@@ -385,26 +411,74 @@ class _Files(nn.Module):
         return path
 
 
-def _own(tensor: Tensor) -> Tensor:
+# The instructions and names in a pickle of torch.save that holds nothing but plain data and tensors.
+_OPCODES = {*"\x80}]qrhj(XJKM\x8aGN\x88\x89)\x85\x86\x87taesucQR."}
+_KINDS = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+_NAMES = {
+    "collections OrderedDict",
+    "torch._utils _rebuild_tensor_v2",
+    *(f"torch {k}Storage" for k in _KINDS),
+}
+
+
+def _check_archive(content: bytes) -> None:
+    """Refuse a damaged file, and one that would take far more memory than it has bytes.
+
+    Compressed parts may unpack to any size. A few bytes of a pickle can ask for an array of any size, or for
+    lists that each hold the one before many times.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        parts = archive.infolist()
+        if any(part.compress_type for part in parts) or sum(part.file_size for part in parts) > len(content):
+            raise ValueError("its parts are compressed, or larger than the file")
+        if len({part.filename.lower() for part in parts}) < len(parts):
+            raise ValueError("two of its parts have the same name")
+        if damaged := archive.testzip():  # torch.load does not compare the checksums in the file
+            raise ValueError(f"the checksum of its part {damaged} does not match")
+        pickles = [part for part in parts if part.filename.lower().endswith(".pkl")]
+        if len(pickles) != 1 or pickles[0].file_size > MOST_PICKLED:
+            raise ValueError(f"beside tensors it must hold one pickle of at most {MOST_PICKLED:,} bytes")
+        pickled = archive.read(pickles[0])
+    last, made_by = "", {}  # the last instruction, and the one that made each numbered value
+    for opcode, value, _ in pickletools.genops(pickled):
+        if opcode.code not in _OPCODES or (opcode.name == "GLOBAL" and value not in _NAMES):
+            raise ValueError(f"it holds {opcode.name} {value!r:.100}, not only tensors and plain data")
+        if opcode.name.endswith("GET") and made_by.get(value) not in ("BINUNICODE", "GLOBAL"):
+            raise ValueError("a list, tuple or dictionary is in it twice")
+        if opcode.name.endswith("PUT"):
+            made_by[value] = last
+        else:
+            last = opcode.name
+
+
+def _own(name: str, tensor: Tensor) -> Tensor:
     """A copy that is contiguous and shares no memory; in float32, except for counters."""
     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-    return tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
+    own = tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
+    if not own.isfinite().all():
+        raise ValueError(f"{name} holds NaN or infinite numbers: training diverged, or the file is damaged")
+    return own
 
 
-def _not_plain(value, where: str) -> Iterator[tuple[str, object]]:
-    """Each value of a type that a file cannot hold, with the path to it, such as metadata['a'][0]."""
-    if isinstance(value, (dict, list, tuple)):
-        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _not_plain(key, f"a key of {where}")
-            yield from _not_plain(part, f"{where}[{key!r}]")
-    elif type(value) not in (str, int, float, bool, type(None)):
-        yield where, value
+def _plain(value, where: str):
+    """A copy of plain data that shares no part; a ValueError with the path to anything else in it."""
+    if isinstance(value, dict):
+        return {
+            _plain(key, f"a key of {where}"): _plain(part, f"{where}[{key!r}]") for key, part in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        parts = [_plain(part, f"{where}[{number}]") for number, part in enumerate(value)]
+        return parts if isinstance(value, list) else tuple(parts)
+    if type(value) not in (str, int, float, bool, type(None)):
+        raise ValueError(f"{where}={value!r} is a {type(value).__name__}, which a file cannot hold")
+    return value
 
 
 def _checked(preprocessing: Preprocessing, channels: int) -> Preprocessing:
     """The preprocessing with plain numbers, or a ValueError if `transform` could not use it."""
     size, mean, std = preprocessing
-    size, mean, std = _integer("size", size, MIN_IMAGE_SIZE), tuple(map(float, mean)), tuple(map(float, std))
+    size = _integer("size", size, MIN_IMAGE_SIZE, MAX_IMAGE_SIZE)
+    mean, std = tuple(map(float, mean)), tuple(map(float, std))
     finite = all(map(math.isfinite, (*mean, *std))) and min(std, default=0) > 0
     if not finite or not len(mean) == len(std) == channels:
         raise ValueError(f"{mean=} and {std=} must be {channels} finite numbers each, std above 0")
@@ -446,20 +520,24 @@ class _Images(nn.Module):
     def transform(self, images) -> Tensor:
         """Turn pictures into what the network takes: normalized (N, 3, size, size), its dtype and device.
 
-        images: a PIL image, a list of them, or a uint8 tensor (3, H, W) or (N, 3, H, W), of any size. An
+        images: a PIL image, an iterable of them, or a uint8 tensor (3, H, W) or (N, 3, H, W), of any size. An
         image of another size than the network's is resized, bilinear with antialiasing, without
         cropping, so a long image is squeezed. A PIL image is rotated as its EXIF orientation says, and its
         transparency is dropped.
 
+        A picture is resized in strips, so that a large one takes little memory beside its own. Pillow keeps
+        the pixels of every file that it has read: for many files pass a generator of images. It opens none
+        above 179 megapixels, unless PIL.Image.MAX_IMAGE_PIXELS is set to more.
+
         Raises ValueError for anything else, and if the network has no `preprocessing`; OSError for a PIL
-        image whose file is incomplete.
+        image whose file is damaged.
         """
         if self.preprocessing is None:
             raise ValueError("this network does not know what it takes: set net.preprocessing")
         like = next(self.parameters())
         size, *statistics = self.preprocessing
         mean, std = (torch.tensor(value, device=like.device).view(-1, 1, 1) for value in statistics)
-        pixels = torch.cat([_resized(batch.to(like.device), size) for batch in _batches(images)])
+        pixels = _joined((_resized(strips, size, like.device) for strips in _pictures(images)), 0)
         return torch.addcmul(-mean / std, pixels, 1 / (255 * std)).to(like.dtype)
 
     def predict(self, images, *, flips: bool = False, sure: float = 1.0) -> list[Prediction]:
@@ -472,14 +550,15 @@ class _Images(nn.Module):
         Raises what `transform` raises, and ValueError for another `flips` or `sure`, if `classes` does not
         name every output, or if the logits are not finite.
         """
-        if not isinstance(flips, bool) or not 0 <= sure <= 1:
-            raise ValueError(f"{flips=} must be True or False, and {sure=} from 0 to 1")
+        if not isinstance(flips, bool) or not isinstance(sure, Real) or not 0 <= sure <= 1:
+            raise ValueError(f"{flips=} must be True or False, and {sure=} a number from 0 to 1")
         inputs = self.transform(images)
+        together = max(1, 2**18 // max(1, inputs[:1, 0].numel()))  # 256 images of 32 pixels a side
         with _evaluating(self), torch.no_grad():
-            logits = torch.cat([self(part) for part in inputs.split(256)]).float()
+            logits = torch.cat([self(part) for part in inputs.split(together)]).float()
             if flips:
                 unsure = logits.softmax(1).amax(1) < sure if sure < 1 else torch.ones(len(logits)).bool()
-                for index in unsure.nonzero().flatten().split(256):
+                for index in unsure.nonzero().flatten().split(together):
                     logits[index] = (logits[index] + self(inputs[index].flip(-1)).float()) / 2
         classes = self.classes
         if classes is None or len(classes) != logits.shape[1]:
@@ -491,38 +570,79 @@ class _Images(nn.Module):
         return [Prediction(classes[number], confidence) for number, confidence in pairs]
 
 
-def _batches(images) -> Iterable[Tensor]:  # -> uint8 (N, 3, H, W)
+PIXELS = 2**21  # turned into floats at once: 25 MB, and as much again to resize them
+
+
+def _pictures(images) -> Iterator[Iterable[Tensor]]:
+    """Groups of pictures of one size, in strips of rows from top to bottom: uint8 (N, 3, h, W)."""
     if isinstance(images, Tensor):
         batch = images.unsqueeze(0) if images.ndim == 3 else images
         if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[1] != 3:
             raise ValueError(
                 f"images of {images.dtype} {tuple(images.shape)}: expected uint8 (3, H, W) or (N, 3, H, W)"
             )
-        return batch.split(32)  # resizing takes four times the memory of the images
-    several = images if isinstance(images, (list, tuple)) else [images]
-    wrong = [type(image).__name__ for image in several if not hasattr(image, "getexif")]
-    if wrong or not several:
-        found = f"images of type {wrong[0]}" if wrong else f"images={images!r}"
-        raise ValueError(f"{found}: expected a PIL image, a list of them, or a single uint8 tensor")
-    return map(_pixels, several)
+        for part in batch.split(_fitting(batch.shape[2] * batch.shape[3])):
+            yield part.split(_fitting(batch.shape[3]), dim=2)
+        return
+    for image in images if isinstance(images, Iterable) and not hasattr(images, "getexif") else [images]:
+        if not hasattr(image, "getexif"):
+            found = f"images of type {type(image).__name__}"
+            raise ValueError(f"{found}: expected a PIL image, an iterable of them, or a single uint8 tensor")
+        yield _strips(image)
 
 
-def _pixels(image) -> Tensor:  # a PIL image -> uint8 (1, 3, H, W)
+def _fitting(pixels: int) -> int:  # images, or rows, of so many pixels
+    return max(1, PIXELS // max(1, pixels))
+
+
+def _strips(image) -> Iterator[Tensor]:  # a PIL image -> uint8 (1, 3, h, W)
     from PIL import ImageOps  # only for its own images, so Pillow is installed
 
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         raise ValueError(f"image of mode {image.mode!r}: expected 8 bits per channel, such as mode 'RGB'")
-    rgb = ImageOps.exif_transpose(image).convert("RGB")
-    pixels = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
-    return pixels.view(1, rgb.height, rgb.width, 3).permute(0, 3, 1, 2)
+    try:
+        image.load()
+        if (
+            image.getexif().get(0x0112, 1) != 1
+        ):  # its orientation; exif_transpose copies an upright image, too
+            image = ImageOps.exif_transpose(image)
+    except Exception as error:  # its type depends on the format
+        name = getattr(image, "filename", "") or "the image"
+        raise OSError(f"{name} is damaged or cannot be read ({type(error).__name__}: {error})") from error
+    if max(image.size) > 2**16:  # a single row or column may have a hundred million pixels
+        image = image.convert("RGB").reduce(tuple(max(1, side // 2**15) for side in image.size))
+    rows = _fitting(image.width)
+    for top in range(0, image.height, rows):
+        rgb = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGB")
+        pixels = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
+        yield pixels.view(1, rgb.height, rgb.width, 3).permute(0, 3, 1, 2)
 
 
-def _resized(batch: Tensor, size: int) -> Tensor:
-    """Maps uint8 (N, 3, H, W) to float (N, 3, size, size), in [0, 255]."""
-    pixels = batch.float()
-    if pixels.shape[2:] == (size, size):
+def _resized(strips: Iterable[Tensor], size: int, device: torch.device) -> Tensor:
+    """Maps the strips of pictures to float (N, 3, size, size), in [0, 255]."""
+    # Bilinear resizing is separable: first the width of each strip, then the height of the whole.
+    narrow = (_interpolated(strip.to(device).float(), strip.shape[2], size) for strip in strips)
+    return _interpolated(_joined(narrow, 2), size, size)
+
+
+def _joined(parts: Iterator[Tensor], dim: int) -> Tensor:
+    """torch.cat. In a list, each part would keep the far larger memory beside it from being used again."""
+    joined = next(parts, None)
+    if joined is None:
+        raise ValueError("images is empty: expected at least one")
+    count = joined.shape[dim]
+    for part in parts:
+        while count + part.shape[dim] > joined.shape[dim]:
+            joined = torch.cat([joined, torch.empty_like(joined)], dim)
+        joined.narrow(dim, count, part.shape[dim]).copy_(part)
+        count += part.shape[dim]
+    return joined.narrow(dim, 0, count)
+
+
+def _interpolated(pixels: Tensor, height: int, width: int) -> Tensor:
+    if pixels.shape[2:] == (height, width):
         return pixels
-    return F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True)
+    return F.interpolate(pixels, size=(height, width), mode="bilinear", antialias=True)
 
 
 # ---- The network -----------------------------------------------------------------------------------
@@ -545,6 +665,10 @@ STAGES: tuple[tuple[Row, ...], ...] = (
 )
 
 MIN_IMAGE_SIZE = 16  # pixels; below it the last map is too small to normalize
+MAX_IMAGE_SIZE = (
+    4096  # pixels; the first map of such an image takes 0.5 GB, and `transform` makes no larger one
+)
+MOST_ROWS = 1_000  # of a table
 CHANNEL_STEP = 8  # widths are scaled in steps of 8 channels, so that 2, 4 or 8 groups divide them
 
 
@@ -560,9 +684,10 @@ class Net(_Files, _Images):
     norm: a name in NORMS, or a callable from channels to a module.
     conv: a name in CONVS, or a callable with the same signature, for every row; "mixed" uses the
         technique that each row of the table names.
-    width: factor on the channels of every row, rounded down to a multiple of 8.
+    width: factor above 0 on the channels of every row, rounded down to a multiple of 8.
     groups: number of groups, only for norm="group" (default 8).
-    stages: the table, a sequence of stages, each a sequence of `Row` (channels, conv, stride).
+    stages: the table, a sequence of stages, each a sequence of `Row` (channels, conv, stride), at most 1,000
+        rows in all.
     activation: a callable that makes the activation.
 
     Attributes: `config`, these arguments as plain data. `preprocessing` and `classes` (a name for each
@@ -593,13 +718,13 @@ class Net(_Files, _Images):
         norm, conv, table = _plain_name(norm), _plain_name(conv), _table(stages)
         if not any(table):
             raise ValueError(f"stages={stages!r} must hold at least one row")
-        if not 0 < width < math.inf:
-            raise ValueError(f"width={width!r} must be a finite number above 0")
+        if isinstance(width, bool) or not isinstance(width, Real) or not 0 < width <= MOST:
+            raise ValueError(f"{width=} must be a number above 0 and at most {MOST}")
         width = float(width)
         for number, rows in enumerate(table, 1):
             stage = nn.Sequential()
             for row in rows:
-                out_channels = scaled(row.channels, width)
+                out_channels = _integer(f"at {width=}, out_channels", scaled(row.channels, width))
                 block = conv_block(
                     channels,
                     out_channels,
@@ -638,9 +763,8 @@ class Net(_Files, _Images):
 
         Raises ValueError if even the narrowest network has more parameters.
         """
-        budget = _integer("budget", budget)
-        if "stages" in options:
-            options["stages"] = _table(options["stages"])
+        budget = _integer("budget", budget, most=10**9)
+        table = options["stages"] = _table(options.get("stages", STAGES))
 
         def size(width: float) -> int:
             with torch.device("meta"):  # counts without memory or random numbers
@@ -649,14 +773,14 @@ class Net(_Files, _Images):
         least = size(1e-9)
         if least > budget:
             raise ValueError(f"budget={budget} is too small: the narrowest network has {least} parameters")
-        ceiling = 1.0
-        while size(ceiling) <= budget:
-            ceiling *= 2
+        ceiling, widest = 1.0, MOST / max(row.channels for rows in table for row in rows)
+        while ceiling < widest and size(ceiling) <= budget:
+            ceiling = min(2 * ceiling, widest)
         # Only at these widths does a row gain channels.
         widths = sorted(
             {
                 multiple / row.channels
-                for rows in options.get("stages", STAGES)
+                for rows in table
                 for row in rows
                 for multiple in range(CHANNEL_STEP, int(row.channels * ceiling) + 1, CHANNEL_STEP)
             }
@@ -692,17 +816,29 @@ def scaled(channels: int, width: float) -> int:
 def _table(stages) -> tuple[tuple[Row, ...], ...]:
     """The table as rows of plain values."""
 
-    def plain(channels, conv="standard", stride=1) -> Row:
+    def plain(channels, conv, stride) -> Row:
+        _named("conv", conv, CONVS)
         return Row(_integer("channels", channels), _plain_name(conv), _integer("stride", stride))
 
-    return tuple(tuple(plain(*row) for row in rows) for rows in stages)
+    try:
+        table = [[Row(*row) for row in islice(rows, MOST_ROWS + 1)] for rows in islice(stages, MOST_ROWS + 1)]
+    except TypeError as error:  # something that is no sequence, or a row of another length
+        raise ValueError(
+            f"{stages=}: expected a sequence of stages, each a sequence of rows (channels, conv, stride)"
+        ) from error
+    if len(table) > MOST_ROWS or sum(map(len, table)) > MOST_ROWS:
+        raise ValueError(f"stages has more than {MOST_ROWS} rows")
+    return tuple(tuple(plain(*row) for row in rows) for rows in table)
 
 
 def _check_shape(images: Tensor, channels: int) -> None:
-    # torch.fx passes a proxy. While tracing and exporting, a shape stands for many.
+    # While tracing and exporting, a shape stands for many. torch.fx passes a proxy.
     tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    if not isinstance(images, Tensor) or tracing or torch.compiler.is_exporting():
+    if tracing or torch.compiler.is_exporting() or type(images).__module__.startswith("torch.fx"):
         return
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"images of {kind}: expected a float tensor, as `transform` makes it")
     if images.ndim != 4 or images.shape[1] != channels or min(images.shape[2:]) < MIN_IMAGE_SIZE:
         raise ValueError(
             f"images of shape {tuple(images.shape)}: expected (N, {channels}, H, W), "
@@ -789,12 +925,13 @@ def describe(net: nn.Module, image_size: int = 32) -> Description:
     (product of the strides before it). Leaves the network, its mode and its statistics, and torch's
     random state as they were.
 
-    Raises ValueError if `net` has no 2-D convolution.
+    Raises ValueError if `net` has no 2-D convolution, and for an image_size that is not from 1 to 4096.
     """
-    convs = {module: name for name, module in net.named_modules() if isinstance(module, nn.Conv2d)}
+    modules = net.named_modules() if isinstance(net, nn.Module) else []
+    convs = {module: name for name, module in modules if isinstance(module, nn.Conv2d)}
     if not convs:
         raise ValueError(f"{type(net).__name__} has no Conv2d to describe")
-    image_size = _integer("image_size", image_size)
+    image_size = _integer("image_size", image_size, most=MAX_IMAGE_SIZE)
     rows: list[ConvRow] = []
     field, jump = 1, 1  # receptive field and distance between neighbouring units, in pixels of the image
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from lab.__main__ import main
 from lab.data import STAND_IN_CLASSES, load_dataset, loaders_from, stand_in
@@ -202,6 +203,19 @@ def test_evaluate_of_an_unknown_name_or_file_is_an_error_line_and_status_2(capsy
     status, _, err = run(capsys, "evaluate", name)
     assert status == 2
     assert told in err
+
+
+def test_evaluate_of_weights_that_are_not_finite_is_an_error_line_and_status_2(capsys, tmp_path):
+    net = Net(width=0.25)
+    net.preprocessing, net.classes = PREPROCESSING, STAND_IN_CLASSES
+    path = net.save(tmp_path / "net.pt")
+    content = torch.load(path, weights_only=True)
+    content["state"]["c3.0.conv.weight"][0] = float("nan")
+    torch.save(content, path)
+    status, out, err = run(capsys, "evaluate", path, "--dataset", "stand-in")
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {path} ")
+    assert "c3.0.conv.weight holds NaN or infinite numbers" in err
 
 
 def test_evaluate_compares_the_classes_and_not_the_kind_of_their_sequence(capsys, tmp_path):

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from functools import cache, partial
-from itertools import pairwise
+from itertools import pairwise, repeat
 from pathlib import Path
 
 import numpy as np
@@ -539,6 +539,9 @@ GIVEN_AND_CHOICES = [
     (lambda: Net.within(100_000, stages=()), ["stages=()", "at least one row"]),
     (lambda: Net.within(0), ["budget=0", "at least 1"]),
     (lambda: Net.within(-5), ["budget=-5", "at least 1"]),
+    (lambda: Net.within(10**12), ["budget=1000000000000", "at most 1000000000"]),
+    (lambda: Net.within(1e5), ["budget=100000.0", "an integer"]),
+    (lambda: Net.within("many"), ["budget='many'", "an integer"]),
     (lambda: Net.within(100_000, conv="fancy"), ["'fancy'", *map(repr, CONVS)]),
     (lambda: Net()(torch.zeros(1, 3, 15, 32)), ["(1, 3, 15, 32)", "16 pixels"]),
     (lambda: Net()(torch.zeros(1, 3, 32, 8)), ["(1, 3, 32, 8)", "16 pixels"]),
@@ -548,6 +551,73 @@ GIVEN_AND_CHOICES = [
     (lambda: describe(nn.Linear(2, 2)), ["Linear", "Conv2d"]),
     (lambda: describe(Net(), 0), ["image_size=0", "at least 1"]),
     (lambda: describe(Net(), 8), ["(1, 3, 8, 8)", "16 pixels"]),
+    (lambda: describe(Net(), 5_000), ["image_size=5000", "at most 4096"]),
+    (lambda: describe(Net(), 32.0), ["image_size=32.0", "an integer"]),
+    (lambda: describe(Net), ["type", "Conv2d"]),
+    (lambda: receptive_field("net"), ["str", "Conv2d"]),
+    (lambda: receptive_field(None), ["NoneType", "Conv2d"]),
+    *(
+        (partial(Net, **{name: value}), [f"{name}={value!r}", "integer of at least 1 and at most 1000000"])
+        for name in ("num_classes", "in_channels", "groups")
+        for value in (True, 3.0, math.nan, "3", -1, 10**7, 2**70, [3], np.float32(3), torch.tensor(2.5))
+    ),
+    *(
+        (
+            partial(conv_block, 8, 8, norm="group", **{name: value}),
+            [f"{name}={value!r}", "integer of at least 1"],
+        )
+        for name in ("kernel_size", "stride", "dilation", "groups")
+        for value in (True, 3.0, "3", (3, 3), -1, 2**70, torch.tensor([3, 3]))
+    ),
+    (lambda: conv_block(4.0, 8), ["in_channels=4.0", "an integer"]),
+    (lambda: conv_block(4, None), ["out_channels=None", "an integer"]),
+    (lambda: conv_block(4, 8, kernel_size=None), ["kernel_size=None", "an integer"]),
+    (lambda: conv_block(8, 8, residual="no"), ["residual='no'", "True or False"]),
+    (lambda: conv_block(8, 8, residual=1), ["residual=1", "True or False"]),
+    (lambda: conv_block(4, 8, activation="relu"), ["activation='relu'", "nn.ReLU"]),
+    (lambda: conv_block(4, 8, activation=None), ["activation=None", "nn.ReLU"]),
+    (lambda: Net(activation=nn.SiLU()), ["activation=SiLU()", "nn.ReLU"]),
+    (lambda: conv_block(4, 8, norm=nn.BatchNorm2d(8)), ["BatchNorm2d(8", *map(repr, NORMS)]),
+    (lambda: conv_block(4, 8, conv=nn.Conv2d(4, 8, 3)), ["Conv2d(4, 8", *map(repr, CONVS)]),
+    (lambda: conv_block(4, 8, norm=True), ["True", *map(repr, NORMS)]),
+    *(
+        (partial(Net, width=value), [f"width={value!r}", "a number above 0"])
+        for value in (True, "1", None, [1.0], -math.inf, np.float64(math.nan), 10**400, 1e7, 1j)
+    ),
+    (lambda: Net(width=1e5), ["width=100000.0", "out_channels=3200000", "at most 1000000"]),
+    *(
+        (partial(Net, stages=value), [f"stages={value!r}", "a sequence of stages, each a sequence of rows"])
+        for value in (None, 32, [32], [[32, 48]], [[()]], [[(8, "standard", 1, 1)]], STAGES[0])
+    ),
+    *(
+        (partial(Net, stages=[[row]]), [said, "at least 1"])
+        for row, said in [
+            ((-8, "standard", 1), "channels=-8"),
+            ((0,), "channels=0"),
+            ((8.0, "standard", 1), "channels=8.0"),
+            ((True, "standard", 1), "channels=True"),
+            ((8, "standard", 0), "stride=0"),
+            ((8, "standard", -2), "stride=-2"),
+            ((8, "standard", "2"), "stride='2'"),
+            ((8, "standard", None), "stride=None"),
+            ((2**70,), f"channels={2**70}"),
+        ]
+    ),
+    (lambda: Net(stages=[[(8, "fancy", 1)]], conv="standard"), ["'fancy'", *map(repr, CONVS)]),
+    (lambda: Net(stages=[[(8, 1, "standard")]]), ["unknown conv 1", *map(repr, CONVS)]),
+    (lambda: Net(stages=["abc"]), ["channels='a'", "an integer"]),
+    (lambda: Net(stages=[["abc"]]), ["unknown conv 'b'", *map(repr, CONVS)]),
+    (lambda: Net(stages=[[(8,)] * 1_001]), ["more than 1000 rows"]),
+    (lambda: Net(stages=[[(8,)]] * 1_001), ["more than 1000 rows"]),
+    (lambda: Net(stages=repeat([(8,)])), ["more than 1000 rows"]),
+    (lambda: Net(stages=repeat(())), ["more than 1000 rows"]),
+    (lambda: Net(stages=[repeat((8,))]), ["more than 1000 rows"]),
+    (lambda: Net.within(10_000, stages=[[(8, "standard")], 7]), ["stages=", "a sequence of rows"]),
+    (lambda: Net()(np.zeros((1, 3, 32, 32), np.float32)), ["images of ndarray", "float tensor", "transform"]),
+    (lambda: Net()([[0.0]]), ["images of list", "float tensor"]),
+    (lambda: Net()(None), ["images of NoneType", "float tensor"]),
+    (lambda: Net()(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)), ["images of torch.uint8", "transform"]),
+    (lambda: Net()(torch.zeros(1, 3, 32, 32).long()), ["images of torch.int64", "float tensor"]),
 ]
 
 
@@ -564,16 +634,32 @@ def test_an_error_says_what_was_given_and_what_is_allowed(wrong, said):
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: conv_block(4, 8, kernel_size=3.0),
-        lambda: Net(num_classes="10"),
-        lambda: Net(width="1"),
-        lambda: Net.within(1e5),
         lambda: Net.within(100_000, width=2),
+        lambda: Net(size=3),
+        lambda: conv_block(4),
     ],
 )
-def test_an_argument_of_another_type_is_a_type_error(wrong):
-    with pytest.raises(TypeError):
+def test_an_argument_too_many_or_too_few_is_a_type_error(wrong):
+    with pytest.raises(TypeError, match="argument"):
         wrong()
+
+
+ONCE = {
+    "a generator of lists": lambda: (list(rows) for rows in SMALL),
+    "a generator of generators": lambda: ((tuple(row) for row in rows) for rows in SMALL),
+    "a list of generators of generators": lambda: [
+        ((value for value in row) for row in rows) for rows in SMALL
+    ],
+    "iterators": lambda: iter([iter(rows) for rows in SMALL]),
+    "arrays": lambda: np.array(SMALL, dtype=object),
+}
+
+
+@pytest.mark.parametrize("kind", ONCE)
+def test_a_table_that_can_be_read_only_once_is_read_whole(kind):
+    assert str(Net(stages=ONCE[kind]())) == str(Net(stages=SMALL))
+    assert Net(stages=ONCE[kind]()).config == Net(stages=SMALL).config
+    assert str(Net.within(10_000, stages=ONCE[kind]())) == str(Net.within(10_000, stages=SMALL))
 
 
 # ---- The widest network ----------------------------------------------------------------------------
@@ -633,9 +719,11 @@ def test_within_draws_only_the_numbers_that_building_the_network_draws():
     assert torch.equal(torch.get_rng_state(), after)
 
 
-def test_within_takes_a_table_that_can_be_read_only_once():
-    table = ([Row(*row) for row in rows] for rows in SMALL)
-    assert str(Net.within(10_000, stages=table)) == str(Net.within(10_000, stages=SMALL))
+def test_within_stops_at_the_most_channels_that_a_row_may_have():
+    tiny = ((Row(8, "depthwise_separable"),),)
+    with torch.device("meta"):
+        net = Net.within(10**9, norm="none", stages=tiny)
+    assert net.output.in_channels == 1_000_000
 
 
 def test_within_takes_numpys_integers():

@@ -231,6 +231,14 @@ def test_a_subclass_that_a_file_cannot_describe_is_not_written(tmp_path, make, t
     assert not list(tmp_path.iterdir())
 
 
+def test_metadata_may_hold_a_part_twice(saved, tmp_path):
+    part = [1, (2, {"a": 3.0})]
+    metadata = {"first": part, "again": [part, part], "empty": [(), {}, None]}
+    loaded = Net.load(saved[0].save(tmp_path / "twice.pt", metadata)).metadata
+    assert repr(loaded) == repr(metadata)
+    assert loaded["first"] is not loaded["again"][0]
+
+
 def test_numbers_from_numpy_are_saved_as_plain_ones(saved, tmp_path):
     net, _ = saved
     net.preprocessing = Preprocessing(np.int64(32), np.array(MEAN), np.array(STD))
@@ -247,6 +255,7 @@ def test_numbers_from_numpy_are_saved_as_plain_ones(saved, tmp_path):
         ("classes", [*range(10)], r"classes=\[0, 1"),
         ("preprocessing", Preprocessing(0, MEAN, STD), "size=0"),
         ("preprocessing", Preprocessing(15, MEAN, STD), "size=15 .* at least 16"),
+        ("preprocessing", Preprocessing(4097, MEAN, STD), "size=4097 .* at most 4096"),
         ("preprocessing", Preprocessing(32, MEAN[:2], STD), r"mean=.* 3 finite numbers"),
         ("preprocessing", Preprocessing(32, MEAN, ()), r"std=.* 3 finite numbers"),
         ("preprocessing", Preprocessing(32, MEAN, (float("nan"), 1.0, 1.0)), r"std=.* 3 finite numbers"),
@@ -323,7 +332,7 @@ def test_load_compares_a_file_with_its_own_checksums(saved):
     tensor = saved[0].output.weight.detach().numpy().tobytes()
     place = content.index(tensor)
     path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-    with pytest.raises(ValueError, match=r"small\.pt is damaged: .* part .*/data/\d+ "):
+    with pytest.raises(ValueError, match=r"small\.pt .*is damaged: the checksum of its part .*/data/\d+ "):
         Net.load(path)
 
 
@@ -412,8 +421,14 @@ def test_a_pil_image_of_any_mode_counts_as_its_colours(saved, mode):
         (torch.zeros(32, 32, dtype=torch.uint8), r"images of torch\.uint8 \(32, 32\)"),
         (np.zeros((32, 32, 3), dtype=np.uint8), "images of type ndarray"),
         ("cat.png", "images of type str"),
-        ([], r"images=\[\]"),
+        ([], "images is empty"),
         ([Image.new("RGB", (32, 32)), None], "images of type NoneType"),
+        ([np.zeros((32, 32, 3), dtype=np.uint8)], "images of type ndarray"),
+        (Path("cat.png"), "images of type .*Path"),
+        (["cat.png"], "images of type str"),
+        ((image for image in ()), "images is empty"),
+        ({"cat": 1}, "images of type str"),
+        (7, "images of type int"),
         ([torch.zeros(3, 32, 32, dtype=torch.uint8)], "images of type Tensor.*a single uint8 tensor"),
         (None, "images of type NoneType"),
     ],
@@ -455,7 +470,7 @@ def test_predict_averages_the_mirror_image_of_all_or_only_of_unsure_images(saved
     assert same(net.predict(images, flips=True), labels_and_confidences(twice))
     assert same(net.predict(images, flips=True, sure=sure), labels_and_confidences(some))
     assert not same(labels_and_confidences(some), labels_and_confidences(once))
-    for wrong in ({"flips": "no"}, {"flips": True, "sure": 1.5}, {"sure": float("nan")}):
+    for wrong in ({"flips": "no"}, {"flips": 1}, {"sure": 1.5}, {"sure": float("nan")}, {"sure": "0.9"}):
         with pytest.raises(ValueError, match="must be True or False, and sure="):
             net.predict(images[:1], **wrong)
 
@@ -464,6 +479,105 @@ def test_predict_averages_the_mirror_image_of_all_or_only_of_unsure_images(saved
 def test_a_pil_image_with_more_than_8_bits_per_channel_is_refused(saved, mode):
     with pytest.raises(ValueError, match=f"mode '{mode}'.*8 bits"):
         saved[0].transform(Image.new(mode, (32, 32)))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "HSV", "LAB"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 10_000), (10_000, 1), (200, 3)])
+def test_a_picture_of_one_colour_of_any_mode_and_shape_has_that_colour(saved, mode, size):
+    own = {"1": 1, "LAB": (160, 30, 90)}  # modes to which Pillow would dither, or not convert
+    if mode in own:
+        image = Image.new(mode, size, own[mode])
+    else:
+        image = Image.new("RGB", size, (200, 100, 50)).convert(mode)
+    colour = torch.tensor(image.convert("RGB").getpixel((0, 0)), dtype=torch.uint8)
+    expected = normalize(colour.view(1, 3, 1, 1).expand(1, 3, 32, 32))
+    torch.testing.assert_close(saved[0].transform(image), expected, rtol=1e-5, atol=1e-5)
+
+
+def normalized(whole: torch.Tensor) -> torch.Tensor:
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (MEAN, STD))
+    return torch.addcmul(-mean / std, whole, 1 / (255 * std))
+
+
+@pytest.mark.parametrize("size", [(480, 640), (640, 480), (37, 2000), (5, 7), (1200, 1600)])
+def test_pictures_of_ordinary_size_are_resized_in_one_go_to_the_last_bit(saved, size):
+    (pixels,) = photographs(1, *size)
+    whole = torch.nn.functional.interpolate(
+        pixels[None].float(), size=(32, 32), mode="bilinear", antialias=True
+    )
+    assert torch.equal(saved[0].transform(pixels), normalized(whole))
+    assert torch.equal(
+        saved[0].transform(Image.fromarray(pixels.permute(1, 2, 0).numpy())), normalized(whole)
+    )
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (1000, 7), (7, 1000), (64, 64)])
+def test_a_picture_resized_in_strips_is_the_same(saved, size, monkeypatch):
+    batch = photographs(3, *size)
+    images = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in batch]
+    expected = saved[0].transform(batch)
+    monkeypatch.setattr(model, "PIXELS", 1_000)
+    torch.testing.assert_close(saved[0].transform(batch), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(saved[0].transform(images), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 200_000), (200_000, 1)])
+def test_a_picture_of_very_many_rows_or_columns_is_averaged_first(saved, size):
+    rows = np.linspace(0, 255, 200_000).round().astype(np.uint8)
+    image = Image.fromarray(rows.reshape(size[::-1])).convert("RGB")
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    expected = saved[0].transform(pixels)
+    torch.testing.assert_close(saved[0].transform(image), expected, rtol=0, atol=0.02)  # 1 in 255
+
+
+MEMORY = """
+import resource, sys, torch
+from PIL import Image
+from model import Net
+torch.set_num_threads(1)
+Image.MAX_IMAGE_PIXELS = None
+net = Net.from_pretrained("minute")
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+net.predict(Image.new("RGB", (100, 100)))
+{make}
+before = peak()
+print(len(net.predict(images)), peak() - before)
+"""
+
+
+@pytest.mark.parametrize(
+    ("make", "count", "most"),
+    [
+        ('images = Image.new("RGB", (10_000, 10_000))', 1, 250),
+        ('images = Image.new("L", (1, 20_000_000))', 1, 250),
+        ('images = (Image.new("RGB", (500, 400)) for _ in range(1_000))', 1_000, 150),
+        ("images = torch.zeros(3, 10_000, 10_000, dtype=torch.uint8)", 1, 250),
+        ("images = torch.zeros(100, 3, 1_000, 1_000, dtype=torch.uint8)", 100, 250),
+    ],
+    ids=["10,000 pixels a side", "a column of pixels", "1,000 photos", "a large tensor", "a large batch"],
+)
+def test_predicting_takes_little_memory_beside_the_pictures(make, count, most):
+    program = MEMORY.format(make=make)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=HERE, capture_output=True, text=True, check=True
+    )
+    found, megabytes = done.stdout.split()
+    assert int(found) == count
+    assert float(megabytes) < most
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_truncated_file_is_an_error_that_names_it(saved, tmp_path, kind, share):
+    generator = np.random.default_rng(0)
+    image = Image.fromarray(generator.integers(0, 256, (90, 70, 3), dtype=np.uint8))
+    path = tmp_path / f"cut.{kind.lower()}"
+    image.save(path, kind)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    told = "decoder" if kind == "WEBP" else rf"{path.name} is damaged .*truncated"  # WebP is read when opened
+    with pytest.raises(OSError, match=told), Image.open(path) as picture:
+        saved[0].transform(picture)
 
 
 def test_a_photograph_is_rotated_as_its_exif_data_say(saved):
