@@ -24,7 +24,17 @@ import torch.utils.data
 from torch import Tensor
 from torchvision.datasets import CIFAR10
 
-from lab.checks import as_integer, as_number, as_switch
+from lab.checks import (
+    as_choice,
+    as_integer,
+    as_number,
+    as_switch,
+    as_tensor,
+    check_label_kind,
+    check_label_values,
+    check_pixels,
+    check_type,
+)
 from lab.download import FILES, FOLDER, DamagedFile, DownloadFailed, download, read_checked
 from lab.machine import pick_device
 
@@ -238,8 +248,11 @@ def split(labels: Tensor, held_out: SupportsIndex, seed: SupportsIndex) -> tuple
     labels: int64 (N,). held_out: number of held-out images, from 0 to N - 1. The same seed gives the same
     parts. The number of held-out images of a class differs from its share by at most one.
 
-    Raises ValueError for a `held_out` out of range and for a `seed` that is not an integer.
+    Raises ValueError for labels of another shape, for a `held_out` out of range, and for a `seed` that is not
+    an integer.
     """
+    if as_tensor("labels", labels).ndim != 1 or len(labels) == 0:
+        raise ValueError(f"labels of shape {tuple(labels.shape)}: expected classes (N,), at least one")
     count = len(labels)
     held_out = as_integer("held_out", held_out, 0, count - 1)
     generator = generator_from(seed_bits(as_integer("seed", seed)))
@@ -292,13 +305,22 @@ class Augment:
 
 
 def normalize(images: Tensor) -> Tensor:
-    """uint8 (N, 3, H, W) to float32 with CIFAR-10's pooled mean mapped to 0 and its deviation to 1."""
+    """uint8 (N, 3, H, W) to float32 with CIFAR-10's pooled mean mapped to 0 and its deviation to 1.
+
+    A single image (3, H, W) is taken as well. Raises ValueError for another type or number of channels.
+    """
+    check_pixels(images if as_tensor("images", images).ndim != 3 else images[None])
     mean, std = _per_channel(MEAN, images.device), _per_channel(STD, images.device)
     return torch.addcmul(-mean / std, images.float(), 1 / (255 * std))  # one pass over the images
 
 
 def denormalize(images: Tensor) -> Tensor:
-    """Normalized (N, 3, H, W) back to float in [0, 1], for showing."""
+    """Normalized (N, 3, H, W) back to float in [0, 1], for showing.
+
+    Raises ValueError for integers, which are not normalized.
+    """
+    if not as_tensor("images", images).is_floating_point():
+        raise ValueError(f"images of {images.dtype}: expected normalized floating-point images")
     mean, std = _per_channel(MEAN, images.device), _per_channel(STD, images.device)
     return (images * std + mean).clamp(0, 1)
 
@@ -318,8 +340,11 @@ def augmented(
     Each image draws its own parameters from `generator`, which must be on the images' device.
     mirrored: bool (N,), which images to mirror if `augment.flip` is set; drawn if None.
 
-    Raises ValueError if the images are too small for `augment.shift`.
+    Raises ValueError for images of another shape or type, if they are too small for `augment.shift`, and
+    for an `augment` that is no Augment.
     """
+    check_pixels(images)
+    check_type("augment", augment, Augment, "an Augment")
     count, device = len(images), images.device
     height, width = images.shape[2:]
     if augment.shift >= min(height, width):
@@ -402,6 +427,8 @@ def _square(batch: Tensor, side: int, draw: Callable[[float, float], Tensor]) ->
 
 # ---- Loaders ---------------------------------------------------------------------------------------
 
+LOADER_PARTS = ("", "train", "validation", "test")  # of a data set; "" says nothing
+
 
 class Loader:
     """Batches of (images, labels) from a uint8 tensor in memory: float32 (N, 3, H, W), and labels as given.
@@ -430,23 +457,27 @@ class Loader:
         seed: any integer.
         name, part ("train", "validation" or "test"), classes: from the data set, for figures and records.
 
-        Raises ValueError for images of another shape or type, for another number of labels than images,
-        and for a `batch_size` or `seed` that is not an integer.
+        Raises ValueError for images of another shape or type, for no image, for labels that do not fit the
+        images or `classes`, and for any other argument of another kind.
         """
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images of {images.dtype} {tuple(images.shape)}: expected uint8 (N, 3, H, W)")
-        if len(images) != len(labels) or len(images) == 0:
-            raise ValueError(
-                f"{len(images)} images and {len(labels)} labels: expected the same number, at least one"
-            )
+        check_pixels(images)
+        check_label_kind(labels, len(images))
+        if len(images) == 0:
+            raise ValueError("0 images: expected at least one")
+        if images.device != labels.device:
+            raise ValueError(f"images on {images.device} and labels on {labels.device}: expected one device")
+        check_label_values(labels, len(classes) or None)
+        if augment is not None:
+            check_type("augment", augment, Augment, "an Augment, such as Augment(), or None")
+        check_type("name", name, str, "a string")
         self.images = images.contiguous(memory_format=torch.channels_last)
         self.labels = labels
         self.batch_size = as_integer("batch_size", batch_size, least=1)
         self.augment = augment or Augment.none()
-        self.shuffle = shuffle
+        self.shuffle = as_switch("shuffle", shuffle)
         self.seed = as_integer("seed", seed)
         self.name = name
-        self.part = part
+        self.part = as_choice("part", part, LOADER_PARTS)
         self.classes = classes
         self.epoch = 0
         self.source: dict[str, Any] | None = None  # for labels that were computed: what they come from
@@ -468,7 +499,7 @@ class Loader:
             order = torch.randperm(count, generator=generator, device=device)
         else:
             order = torch.arange(count, device=device)
-        for batch in order.split(self.batch_size):
+        for batch in order.split(min(self.batch_size, count)):  # torch takes 64 bits
             yield augmented(self.images[batch], self.augment, generator, mirrored[batch]), self.labels[batch]
 
     @property
@@ -576,6 +607,7 @@ def loaders_from(
     seed: SupportsIndex = 0,
 ) -> tuple[Loader, ...]:
     """As `cifar10_loaders`, from a data set that is already in memory."""
+    check_type("data", data, Dataset, "a Dataset, as load_dataset returns it")
     if isinstance(augment, bool):
         augment = Augment() if augment else Augment.none()
     if not isinstance(augment, Augment):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from lab.checks import as_integer
+from lab.checks import as_choice, as_integer
 from lab.data import DATASETS, MEAN, STAND_IN, STD, Augment, Dataset, Loader, load_dataset, loaders_from
 from lab.files import held
 from lab.interrupts import Interrupted
@@ -26,6 +26,7 @@ from model import CONVS, NORMS, Net, Preprocessing
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "frontier"  # has the published teacher
 PREPROCESSING = Preprocessing(32, MEAN, STD)  # for the networks that are trained here
 DTYPES = ("float32", "bfloat16", "float16")
+MAX_STEM = 255 - 64  # bytes: file systems allow 255 for a name, and a file being written has a long ending
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,25 @@ class Experiment:
     def __post_init__(self):
         if not isinstance(self.label, str) or not re.search(r"\w", self.label):
             raise ValueError(f"label={self.label!r} must be a string with a letter or digit")
+        if re.search(r"[/\\]", self.label) or not self.label.isprintable():
+            raise ValueError(
+                f"label={self.label!r} must be a name in one line, not a path; the folder is `out` (--out)"
+            )
         if not isinstance(self.recipe, Recipe):
             raise ValueError(f"recipe={self.recipe!r} must be a Recipe; RECIPES has the named ones")
         for name, choices in (("norm", NORMS), ("conv", CONVS), ("dataset", DATASETS), ("dtype", DTYPES)):
-            value = getattr(self, name)
-            if value not in list(choices) and not (name == "dtype" and value is None):
-                raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(repr, choices))}")
+            if name != "dtype" or self.dtype is not None:
+                object.__setattr__(self, name, as_choice(name, getattr(self, name), choices))
         object.__setattr__(self, "seed", as_integer("seed", self.seed))
         object.__setattr__(self, "validation", as_integer("validation", self.validation, 0))
         if self.limit is not None:
             object.__setattr__(self, "limit", as_integer("limit", self.limit, 1))
+        if (size := len(self.stem.encode())) > MAX_STEM:
+            label = self.label if len(self.label) <= 40 else self.label[:40] + "..."
+            raise ValueError(
+                f"label={label!r} makes file names of {size} bytes before their endings: at most {MAX_STEM}, "
+                "with held-out images, limit and seed"
+            )
 
     @classmethod
     def named(
@@ -64,8 +74,7 @@ class Experiment:
 
         label: by default made from recipe, norm and conv. options: the other fields.
         """
-        if recipe not in RECIPES:
-            raise ValueError(f"unknown recipe {recipe!r}; choose one of {', '.join(map(repr, RECIPES))}")
+        recipe = as_choice("recipe", recipe, RECIPES)
         chosen = RECIPES[recipe] if epochs is None else replace(RECIPES[recipe], epochs=epochs)
         if label is not None:
             return cls(label, chosen, **options)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lab.checks import as_integer
+from lab.checks import as_integer, check_label_kind
 from lab.data import Loader, epoch_seed, tensor_digest
 
 # ---- Random states ---------------------------------------------------------------------------------
@@ -277,10 +277,29 @@ def first_batch(loader, seed: int) -> tuple[Tensor, Tensor]:
         batch = next(iter(loader), None)
     if batch is None:
         raise ValueError("the loader yields no batch")
-    if not isinstance(batch, tuple | list) or [isinstance(part, Tensor) for part in batch] != [True, True]:
-        kinds = [type(part).__name__ for part in batch] if isinstance(batch, tuple | list) else [batch]
-        raise ValueError(f"the loader's first batch holds {kinds}: expected two tensors, images and labels")
-    images, labels = batch
+    return checked_batch(batch)
+
+
+def checked_batch(batch) -> tuple[Tensor, Tensor]:
+    """Images and labels of a batch that any loader yields.
+
+    Raises ValueError unless they are two tensors: floating-point images (N, ...); and integer classes (N,)
+    or probabilities (N, classes). The values are not looked at.
+    """
+    parts = list(batch) if isinstance(batch, tuple | list) else [batch]
+    if [isinstance(part, Tensor) for part in parts] != [True, True]:
+        kinds = [type(part).__name__ for part in parts]
+        advice = "; torch.from_numpy makes a tensor of an array" * ("ndarray" in kinds)
+        raise ValueError(f"a batch holds {kinds}: expected two tensors, images and labels{advice}")
+    images, labels = parts
+    found = f"images of {images.dtype} {tuple(images.shape)}"
+    if not images.is_floating_point():
+        raise ValueError(
+            f"{found}: expected floating-point images; normalize(images) makes them of uint8 pixels"
+        )
+    if images.ndim == 0 or len(images) == 0:
+        raise ValueError(f"{found}: expected (N, ...), with at least one image")
+    check_label_kind(labels, len(images))
     return images, labels
 
 

@@ -25,8 +25,12 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
     try:
         picked = torch.device(device)
         torch.empty(1, device=picked)
+    except TypeError:
+        raise ValueError(f"device={device!r} must be a name, such as 'cpu', or a torch.device") from None
     except (RuntimeError, AssertionError) as error:  # depends on device and build
         raise ValueError(f"device={device!r} is not available: {error}") from error
+    if picked.type == "meta":
+        raise ValueError(f"device={device!r} computes nothing; choose a device that does")
     return picked
 
 

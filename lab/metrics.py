@@ -18,8 +18,8 @@ Array = ArrayLike | Tensor
 def accuracy_of(logits: Tensor, labels: Tensor) -> float:
     """Return the share of images, in [0, 1], whose largest logit is that of the label.
 
-    logits: (N, classes). labels: class numbers (N,) or probabilities (N, classes). Raises ValueError for
-    labels of another shape.
+    logits: (N, classes); an image with a NaN among them counts as wrong. labels: class numbers (N,) or
+    probabilities (N, classes). Raises ValueError for labels of another shape.
     """
     if labels.shape == logits.shape:
         labels = labels.argmax(1)
@@ -28,7 +28,8 @@ def accuracy_of(logits: Tensor, labels: Tensor) -> float:
             f"labels of shape {tuple(labels.shape)}: expected {tuple(logits.shape[:1])} class numbers "
             f"or {tuple(logits.shape)} probabilities"
         )
-    return (logits.argmax(1) == labels).double().mean().item()
+    right = (logits.argmax(1) == labels) & ~logits.isnan().any(1)  # argmax takes NaN for the largest
+    return right.double().mean().item()
 
 
 def confusion_matrix(labels: Array, predictions: Array, num_classes: int) -> np.ndarray:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lab.checks import as_number
+
 # ---- Schedules: a factor on the learning rate, from the share of the steps done, in [0, 1] ----------
 
 
@@ -42,8 +44,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, params, lr: float = 0.15, momentum: float = 0.6):
-        if not (lr >= 0 and 0 <= momentum < 1):
-            raise ValueError(f"lr={lr} must be at least 0, and momentum={momentum} from 0 to 1, below 1")
+        lr, momentum = as_number("lr", lr, 0), as_number("momentum", momentum, 0, 1, below=True)
         super().__init__(params, {"lr": lr, "momentum": momentum})
         if any(weight.ndim < 2 for group in self.param_groups for weight in group["params"]):
             raise ValueError("Muon is for weights with at least two dimensions, not for biases or norms")

@@ -6,16 +6,13 @@ A variant of a recipe is `dataclasses.replace(recipe, ...)`. An unusual number h
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
-from numbers import Real
 from typing import Any
 
 import torch.optim
 from torch import nn
 
-from lab.checks import as_integer
+from lab.checks import as_choice, as_integer, as_number
 from lab.data import Augment
 from lab.optim import OPTIMIZERS, SCHEDULES
 
@@ -49,33 +46,26 @@ class Recipe:
     temperature: float = 1.0  # divides the teacher's logits
 
     def __post_init__(self):
-        _choice("optimizer", self.optimizer, OPTIMIZERS)
-        _choice("schedule", self.schedule, SCHEDULES)
         # NumPy's numbers are taken as well, and kept as Python's, which a record can hold.
+        plain: dict[str, Any] = {
+            "optimizer": as_choice("optimizer", self.optimizer, OPTIMIZERS),
+            "schedule": as_choice("schedule", self.schedule, SCHEDULES),
+            "temperature": as_number("temperature", self.temperature, 0, above=True),
+            "image_sizes": _checked_sizes(self.image_sizes),
+            "net": _checked_options(self.net),
+        }
         for name in ("epochs", "batch_size"):
-            object.__setattr__(self, name, as_integer(name, getattr(self, name), 1))
+            plain[name] = as_integer(name, getattr(self, name), 1)
         for name in ("lr", "lr_rest", "weight_decay", "l1", "l2"):
-            self._check_number(name, lambda value: 0 <= value < math.inf, "of at least 0")
+            plain[name] = as_number(name, getattr(self, name), 0)
         for name in ("momentum", "warmup", "label_smoothing"):
-            self._check_number(name, lambda value: 0 <= value < 1, "from 0 to 1, below 1")
-        self._check_number("temperature", lambda value: 0 < value < math.inf, "above 0")
+            plain[name] = as_number(name, getattr(self, name), 0, 1, below=True)
         if not isinstance(self.augment, Augment | None):
             raise ValueError(f"augment={self.augment!r} must be an Augment or None")
         if not isinstance(self.teacher, Recipe | None):
             raise ValueError(f"teacher={self.teacher!r} must be a Recipe or None")
-        object.__setattr__(self, "image_sizes", _checked_sizes(self.image_sizes))
-        try:
-            object.__setattr__(self, "net", _tupled({**self.net}))
-            json.dumps(self.net, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"net={self.net!r} must be a dictionary of plain data: {error}") from error
-
-    def _check_number(self, name: str, within: Callable[[float], bool], range_: str) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, Real) or isinstance(value, bool) or not within(float(value)):
-            raise ValueError(f"{name}={value!r} must be a number {range_}")
-        if type(value) not in (int, float):
-            object.__setattr__(self, name, float(value))
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
     def lr_factor(self, progress: float) -> float:
         """The factor on `lr` after the share `progress` of the steps; past the last step, that of the end."""
@@ -127,16 +117,15 @@ class Recipe:
                 values["augment"] = Augment(**values["augment"])
             if values.get("teacher") is not None:
                 values["teacher"] = cls.from_dict(record["teacher"])
-            if any(size > MAX_SCALE for _, size in values.get("image_sizes", ())):
-                values["image_sizes"] = tuple(
-                    (share, pixels / LEGACY_SIDE) for share, pixels in values["image_sizes"]
-                )
+            if "image_sizes" in values:
+                values["image_sizes"] = _relative_sizes(values["image_sizes"])
         except TypeError as error:
             raise ValueError(f"not the record of a recipe: {error}") from error
         return cls(**values)
 
     def __hash__(self) -> int:
-        return hash(json.dumps(self.to_dict(), sort_keys=True))
+        # Without `net`, a dictionary. A number's text would not do: 1 and 1.0 make equal recipes.
+        return hash(tuple(value for name, value in vars(self).items() if name != "net"))
 
     def difference(self, other: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
         """The fields that differ: their values here, and in `other`."""
@@ -149,14 +138,14 @@ MAX_SCALE = 4.0  # the largest factor on the images' sides; anything above it is
 
 
 def _checked_sizes(sizes) -> tuple[tuple[float, float], ...]:
-    pairs: tuple[tuple[float, float], ...] = ()
     try:
-        pairs = tuple((share, scale) for share, scale in sizes)
-        right = all(0 <= share <= 1 and 0 < scale <= MAX_SCALE for share, scale in pairs)
-        rising = [share for share, _ in pairs] == sorted(share for share, _ in pairs)
+        pairs = tuple(
+            (as_number("share", share, 0, 1), as_number("factor", scale, 0, MAX_SCALE, above=True))
+            for share, scale in sizes
+        )
     except (TypeError, ValueError):
-        right = rising = False
-    if not (right and rising):
+        pairs = None
+    if pairs is None or [share for share, _ in pairs] != sorted(share for share, _ in pairs):
         raise ValueError(
             f"image_sizes={sizes!r}: expected pairs (share of the steps, factor on the image's sides), with "
             f"shares rising from 0 to 1 and factors above 0 and at most {MAX_SCALE:g}; 0.75 trains images of "
@@ -165,9 +154,26 @@ def _checked_sizes(sizes) -> tuple[tuple[float, float], ...]:
     return pairs
 
 
-def _choice(name: str, value, registry: Iterable[str]) -> None:
-    if not isinstance(value, str) or value not in registry:
-        raise ValueError(f"unknown {name} {value!r}; choose one of {', '.join(map(repr, registry))}")
+def _relative_sizes(sizes):
+    """Image sizes of a record as factors; unchanged if they are factors, or no sizes at all."""
+    try:
+        if not any(size > MAX_SCALE for _, size in sizes):
+            return sizes
+        return tuple((share, pixels / LEGACY_SIDE) for share, pixels in sizes)
+    except ValueError:  # not pairs, which the recipe refuses
+        return sizes
+
+
+def _checked_options(net) -> dict[str, Any]:
+    try:
+        options = _tupled({**net})
+        plain = _tupled(json.loads(json.dumps(options, allow_nan=False)))
+        reason = "" if plain == options else "it does not come back from JSON as it was"
+    except (TypeError, ValueError, RecursionError) as error:
+        plain, reason = {}, str(error)
+    if reason:
+        raise ValueError(f"net={net!r} must be a dictionary of plain data: {reason}")
+    return plain
 
 
 def _tupled(value: Any) -> Any:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from lab.checks import as_integer
+from lab.checks import MOST_WORKERS, as_integer
 from lab.experiment import Experiment, Run, run, train_teacher
 from lab.interrupts import Interrupted, ignored
 from lab.records import History
@@ -131,7 +131,7 @@ def process_pool(processes: int) -> ProcessPoolExecutor:
     because small steps leave threads waiting for each other. They begin by importing the main script, which
     therefore needs its `if __name__ == "__main__":`. They end with this process.
     """
-    processes = as_integer("processes", processes, 1)
+    processes = as_integer("processes", processes, 1, MOST_WORKERS)
     return ProcessPoolExecutor(
         processes,
         mp_context=multiprocessing.get_context("spawn"),  # a fork of a process with threads can hang

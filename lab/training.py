@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lab.checkpoints import ADVICE, Checkpoint, Partial, Saved, read_checkpoint
-from lab.checks import as_integer, as_number, as_switch
+from lab.checks import MOST_WORKERS, as_integer, as_number, as_switch, check_label_values, check_type
 from lab.data import Loader
 from lab.fast import fast_layers
 from lab.files import held
@@ -33,6 +33,7 @@ from lab.loaders import (
     all_random_states,
     batch_shape,
     batches_of,
+    checked_batch,
     describe_loader,
     loader_kept,
     random_states_kept,
@@ -86,7 +87,14 @@ def train(
     All parts of the network are in training mode during the epoch; their modes are restored afterwards. As
     any training does, this draws from torch's random state and advances the loader's epoch. From the first
     call on, this process keeps the memory that it frees (`keep_freed_memory`).
+
+    Raises ValueError for a wrong argument and, before the step, for a batch of another kind
+    (`checked_batch`), for labels outside the classes of the logits and for rows that are not probabilities.
+    The values of labels that are on a GPU are checked in the first batch only: reading them makes it wait.
     """
+    _check_call(net, layout)
+    check_type("optimizer", optimizer, torch.optim.Optimizer, "a torch.optim.Optimizer")
+    l1, l2 = as_number("l1", l1, 0), as_number("l2", l2, 0)
     device = _device_of(net, device)
     dtype = None if dtype is None else number_format(device, dtype)
     keep_freed_memory()
@@ -95,16 +103,19 @@ def train(
     finite = _Finite(device, optimizer)
     with _modes_kept(net), fast_layers(net, device), _no_autocast(device):
         net.train()
-        for index, (images, labels) in enumerate(loader, done.batches):
+        for index, batch in enumerate(loader, done.batches):
+            images, labels = checked_batch(batch)
             if dtype is None:
                 dtype = _training_format(net, loader, images.shape, device)
             scaler = scaler or grad_scaler(device, dtype)
             factor = before_step(index) if before_step else None
             images = _resized(_moved(images, device, layout), factor)
-            labels = _targets(labels).to(device, non_blocking=True)
             with _autocast(device, dtype):
                 logits = net(images)
-            logits = logits.float()
+            logits = _checked_logits(logits, labels)
+            if index == 0 or labels.device.type == "cpu":
+                check_label_values(labels, logits.shape[1])
+            labels = _targets(labels).to(device, non_blocking=True)
             value = loss(logits, labels)
             total = value
             if l1:
@@ -209,8 +220,10 @@ def evaluate(
     has a smaller probability than that. device: None is the device of `net`. dtype: None is the format
     found for training such a network, or the hardware's. layout: of the images in memory.
     The modes of the network, the random states and the loader's epoch are as before at the end. Raises
-    ValueError for a wrong `flips` or `sure`, and if the loader yields no batch.
+    ValueError for a wrong argument, for a batch of another kind (`checked_batch`), and if the loader yields
+    none. The values of the labels are not checked: images without a label can have any.
     """
+    _check_call(net, layout)
     as_switch("flips", flips)
     sure = as_number("sure", sure, 0, 1)
     device = _device_of(net, device)
@@ -220,9 +233,10 @@ def evaluate(
         net.eval()
         # no_grad, not inference_mode: tensors that a loader caches here must remain usable for training.
         with torch.no_grad(), _no_autocast(device), _autocast(device, dtype):
-            for batch, batch_labels in loader:
-                images = _moved(batch, device, layout)
-                batch_logits = net(images).float()
+            for batch in loader:
+                images, batch_labels = checked_batch(batch)
+                images = _moved(images, device, layout)
+                batch_logits = _checked_logits(net(images), batch_labels)
                 if flips and sure == 1:
                     batch_logits = (batch_logits + net(images.flip(-1)).float()) / 2
                 elif flips and (unsure := batch_logits.softmax(1).amax(1) < sure).any():
@@ -248,15 +262,21 @@ def distilled(
 
     They are the softmax of its logits, divided by `temperature`, averaged over each image and its mirror
     image, without other augmentation: a single pass over the images. device: as for `evaluate`. dtype: None
-    is the hardware's (`number_format`), so that the labels do not depend on what was timed before.
+    is the hardware's (`number_format`), so that the labels do not depend on what was timed before. Raises
+    ValueError for a wrong argument, and for a teacher that gives NaN or infinite logits.
 
     Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network", arXiv 1503.02531.
     """
     if not isinstance(loader, Loader):
         raise ValueError(f"loader: expected a Loader of this project, not {type(loader).__name__}")
+    check_type("teacher", teacher, nn.Module, "a torch.nn.Module")
+    temperature = as_number("temperature", temperature, 0, above=True)
     plain = Loader(loader.images, loader.labels, batch_size=500)
     dtype = number_format(_device_of(teacher, device), dtype)
     logits, _ = evaluate(teacher, plain, flips=True, device=device, dtype=dtype)
+    if not logits.isfinite().all():
+        wrong = int((~logits.isfinite()).any(1).sum())
+        raise ValueError(f"the teacher gives NaN or infinite logits for {wrong} of {len(logits)} images")
     copied = copy.copy(loader)
     copied.labels = (logits / temperature).softmax(1).to(loader.labels.device)
     # The last bits of the probabilities depend on the processor; what they come from does not.
@@ -279,9 +299,11 @@ def test(
     """Mean cross-entropy and accuracy, in [0, 1], over the images of `loader`; trains nothing.
 
     Labels are classes (N,) or probabilities (N, classes), of which the likeliest counts. device, dtype,
-    layout: as for `evaluate`.
+    layout: as for `evaluate`. An image with a NaN among its logits counts as wrong. Raises ValueError as
+    `evaluate` does, for labels outside the classes of the logits, and for rows that are not probabilities.
     """
     logits, labels = evaluate(net, loader, device=device, dtype=dtype, layout=layout)
+    check_label_values(labels, logits.shape[1])
     return F.cross_entropy(logits, labels).item(), accuracy_of(logits, labels)
 
 
@@ -344,6 +366,20 @@ def _modes_kept(net: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def _check_call(net: nn.Module, layout: torch.memory_format) -> None:
+    check_type("net", net, nn.Module, "a torch.nn.Module")
+    check_type("layout", layout, torch.memory_format, "a torch.memory_format, such as torch.channels_last")
+
+
+def _checked_logits(logits: Tensor, labels: Tensor) -> Tensor:
+    """The logits in float32. Raises ValueError unless they are (N, classes), for as many images as labels."""
+    count = len(labels)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != count:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the network gave {found} for {count} images: expected logits ({count}, classes)")
+    return logits.float()
 
 
 # ---- A whole run -----------------------------------------------------------------------------------
@@ -564,7 +600,7 @@ def _check(recipe: Recipe, train_loader, test_loader, name: str, layout: str | N
     if layout not in (None, *LAYOUTS):
         raise ValueError(f"unknown layout {layout!r}; choose one of {', '.join(map(repr, LAYOUTS))}")
     if threads is not None:
-        as_integer("threads", threads, 1)
+        as_integer("threads", threads, 1, MOST_WORKERS)
     if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
         raise ValueError(
             "training needs gradients: call fit outside torch.no_grad() and torch.inference_mode()"

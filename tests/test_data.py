@@ -1152,7 +1152,7 @@ def test_a_wrong_option_of_the_loaders_is_an_error_that_names_it(small, options,
         (torch.zeros(4, 1, 32, 32).byte(), torch.zeros(4).long(), r"\(4, 1, 32, 32\): expected uint8"),
         (torch.zeros(4, 32, 32).byte(), torch.zeros(4).long(), r"\(4, 32, 32\): expected uint8"),
         (torch.zeros(4, 3, 32, 32).byte(), torch.zeros(5).long(), "4 images and 5 labels"),
-        (torch.zeros(0, 3, 32, 32).byte(), torch.zeros(0).long(), "0 images and 0 labels"),
+        (torch.zeros(0, 3, 32, 32).byte(), torch.zeros(0).long(), "0 images: expected at least one"),
     ],
 )
 def test_a_loader_says_what_is_wrong_with_its_tensors(images, labels, said):
@@ -1333,7 +1333,7 @@ CALLS = {
     "stand_in": lambda small: stand_in(20, 10).train_labels.bincount().tolist() == [2] * 10,
     "split": lambda small: len(split(UNEVEN, 50, 0)[1]) == 50,
     "normalize": lambda small: math.isclose(
-        normalize(torch.zeros(1, 3, 1, 1))[0, 0].item(), -MEAN[0] / STD[0], rel_tol=1e-6
+        normalize(torch.zeros(1, 3, 1, 1).byte())[0, 0].item(), -MEAN[0] / STD[0], rel_tol=1e-6
     ),
     "denormalize": lambda small: math.isclose(
         denormalize(torch.zeros(1, 3, 1, 1))[0, 0].item(), MEAN[0], rel_tol=1e-6
