@@ -11,6 +11,9 @@ from lab.data import FOLDER, Dataset, stand_in
 
 HERE = Path(__file__).resolve().parent.parent
 
+# Of its tables hypothesis would make a folder in the tree, already while tests are collected.
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / "hypothesis"))
+
 
 def _cifar10_root() -> Path | None:
     places = [os.environ.get("CIFAR10_ROOT"), HERE.parent / "shared", HERE / "data"]
