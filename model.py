@@ -31,6 +31,7 @@ import math
 import operator
 import os
 import pickletools
+import threading
 import zipfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
@@ -402,9 +403,12 @@ class _Files(nn.Module):
         if str(again) != str(self) or count_parameters(again) != count_parameters(self):
             raise ValueError(f"{path} not written, because the network was changed after it was built")
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
         try:
-            part.write_bytes(content.getvalue())
+            with part.open("wb") as file:
+                file.write(content.getvalue())
+                file.flush()
+                os.fsync(file.fileno())  # on the disk before it takes the name
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)

@@ -179,15 +179,15 @@ def _run(experiment: Experiment, out: Path, data: Dataset, device: torch.device,
     """options: threads, resume and progress, as for `run`."""
     train_loader, evaluation = experiment.loaders(data, device)
     dtype = getattr(torch, experiment.dtype) if experiment.dtype else None
-    if experiment.teacher is not None:
-        teacher = _teacher(experiment.teacher, out, train_loader, data=data, device=device, **options)
-        teacher = teacher.to(device)
-        train_loader = distilled(train_loader, teacher, experiment.recipe.temperature, dtype=dtype)
     net = experiment.network()
     height, width = data.train_images.shape[2:]
     net.preprocessing = PREPROCESSING._replace(size=height) if height == width else None
     net.classes = data.classes
     _rehearse(net, out, experiment.stem)
+    if experiment.teacher is not None:
+        teacher = _teacher(experiment.teacher, out, train_loader, data=data, device=device, **options)
+        teacher = teacher.to(device)
+        train_loader = distilled(train_loader, teacher, experiment.recipe.temperature, dtype=dtype)
     try:
         history = fit(
             net,

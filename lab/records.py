@@ -126,6 +126,13 @@ class History:
             return math.nan
         return 1e-3 * sum(map(operator.mul, self.seconds, self.gflops))
 
+    def drop_epoch(self) -> None:
+        """Remove the figures of the last epoch."""
+        epochs = self.epochs
+        for values in vars(self).values():
+            if isinstance(values, list) and len(values) == epochs:
+                values.pop()
+
     def summary(self) -> dict[str, Any]:
         """The run in a line: the figures of the last epoch, never the best ones."""
         return {

@@ -142,7 +142,7 @@ CHECK_EVERY = 50  # steps on a GPU, which would otherwise wait for the number of
 
 
 class Diverged(ArithmeticError):
-    """A loss is not finite. `step` is its index in the epoch; `fit` adds `epoch` and `history`."""
+    """A loss is not finite. `step` is its index in the epoch; `fit` adds `epoch` and the `history` before it."""
 
     def __init__(self, what: str, loss: float, lr: float, step: int | None = None):
         """what: "loss", or the part whose loss it is. lr: the learning rate at that step."""
@@ -548,9 +548,10 @@ class _Training:
     def end_epoch(self) -> None:
         """Save the run after an epoch, if it has gone well, and stop it if that was asked for meanwhile."""
         if self.history.loss and not math.isfinite(self.history.loss[-1]):
-            what, lr = f"{self.history.evaluated_on} loss", self.history.lr[-1]
-            error = Diverged(what, self.history.loss[-1], lr)
-            error.epoch, error.history = self.history.epochs - 1, self.history
+            what = f"{self.history.evaluated_on} loss"
+            error = Diverged(what, self.history.loss[-1], self.history.lr[-1])
+            self.history.drop_epoch()
+            error.epoch, error.history = self.history.epochs, self.history
             raise error
         if self.store is not None:
             self.store.save(self.history)

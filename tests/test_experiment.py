@@ -225,6 +225,17 @@ def test_a_teacher_is_trained_once_and_teaches_every_seed(small, tmp_path):
     assert Recipe.from_dict(made.recipe) == TAUGHT.teacher
 
 
+def test_what_cannot_be_saved_or_built_is_refused_before_the_teacher_is_trained(small, tmp_path):
+    taught = an_experiment(recipe=TAUGHT)
+    (tmp_path / f"{taught.stem}.json").mkdir()
+    with pytest.raises(ValueError, match="is a folder; give another folder"):
+        run(taught, tmp_path, data=small, **QUIET)
+    unbuilt = replace(taught, recipe=replace(TAUGHT, net={"stages": "three"}))
+    with pytest.raises(ValueError, match="stages"):
+        run(unbuilt, tmp_path, data=small, **QUIET)
+    assert teacher_files(tmp_path) == []
+
+
 def test_a_run_learns_the_probabilities_of_its_teacher_at_its_temperature(small, tmp_path, monkeypatch):
     learned = {}
 

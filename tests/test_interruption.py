@@ -400,9 +400,12 @@ def test_a_rate_that_is_far_too_high_ends_in_an_error_and_no_network_of_nan_is_s
 
 def test_a_test_loss_that_is_not_finite_stops_the_run_too(data, path, monkeypatch):
     monkeypatch.setattr(lab.training, "test", lambda *arguments, **options: (float("inf"), 0.1))
-    with pytest.raises(Diverged, match="the test loss is inf in epoch 1"):
+    with pytest.raises(Diverged, match="the test loss is inf in epoch 1") as error:
         trained(path, data)
     assert not path.exists()
+    history = error.value.history
+    assert history.epochs == 0
+    assert History.load(history.save(path.with_name("record.json"))) == history  # what can be read again
 
 
 def test_a_loss_that_is_checked_later_is_named_by_its_own_step():
@@ -410,10 +413,11 @@ def test_a_loss_that_is_checked_later_is_named_by_its_own_step():
     finite = lab.training._Finite(torch.device("cuda"), optimizer)  # does not need one
     losses = [1.0] * 60
     losses[30] = losses[40] = math.nan
-    with pytest.raises(Diverged, match="step 31, with a learning rate of 0.5") as error:
-        for step, loss in enumerate(losses):
-            finite.check(torch.tensor(loss), step)
-    assert step == lab.training.CHECK_EVERY - 1
+    *earlier, last = range(lab.training.CHECK_EVERY)
+    for step in earlier:
+        finite.check(torch.tensor(losses[step]), step)
+    with pytest.raises(Diverged, match=r"step 31, with a learning rate of 0\.5") as error:
+        finite.check(torch.tensor(losses[last]), last)
     assert error.value.step == 30
     rest = lab.training._Finite(torch.device("cuda"), optimizer)
     rest.check(torch.tensor(math.inf), 7)
