@@ -20,6 +20,7 @@ from lab.records import History
 FORMAT = 3
 READABLE = (2, 3)  # 2 holds whole epochs only
 SAVE_EVERY = 45.0  # seconds; with the time for a step and for saving, at most a minute of work is lost
+SAVE_SHARE = 0.01  # of the time, at most, goes into saving after an epoch
 ADVICE = (
     "to start again and replace it, give resume=False (--fresh on the command line); to keep it, give "
     "another file (--out or --name)"
@@ -76,6 +77,12 @@ class Checkpoint:
         self.net, self.optimizer, self.scaler = net, optimizer, scaler
         self.failure: OSError | None = None  # the last one, if the newest state is not on the disk
         self._saved = time.monotonic()
+        self._cost = 0.0  # seconds that it took to save the last time
+
+    @property
+    def cheap(self) -> bool:
+        """Whether saving now takes at most SAVE_SHARE of the time since the state was saved."""
+        return self._cost <= SAVE_SHARE * (time.monotonic() - self._saved)
 
     @property
     def due(self) -> bool:
@@ -84,6 +91,7 @@ class Checkpoint:
 
     def save(self, history: History, partial: Partial | None = None) -> None:
         """Write the state, whole or not at all. If that fails, warns, and `finish` raises."""
+        began = time.monotonic()
         try:
             write_whole(self.path, self._content(history, partial), keep=previous(self.path))
         except OSError as error:
@@ -93,6 +101,7 @@ class Checkpoint:
         else:
             self.failure = None
         self._saved = time.monotonic()
+        self._cost = self._saved - began
 
     def finish(self) -> None:
         """Raises OSError if the state that was saved last is not on the disk."""
@@ -105,9 +114,11 @@ class Checkpoint:
         Raises ValueError if it cannot, saying why; leaves no file.
         """
         try:
+            began = time.monotonic()
             content = self._content(history, None)
-            torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             write_whole(self.path.with_name(f"{self.path.name}.trial"), content).unlink()
+            self._cost = time.monotonic() - began
+            torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises whatever the state leads to
             raise ValueError(f"the run could not be saved to {self.path}: {error}") from error
 

@@ -142,7 +142,7 @@ CHECK_EVERY = 50  # steps on a GPU, which would otherwise wait for the number of
 
 
 class Diverged(ArithmeticError):
-    """A loss is not finite. `step` is its index in the epoch; `fit` adds `epoch` and the `history` before it."""
+    """A loss is not finite. `step` is its index in the epoch; `fit` adds `epoch` and `history`, up to it."""
 
     def __init__(self, what: str, loss: float, lr: float, step: int | None = None):
         """what: "loss", or the part whose loss it is. lr: the learning rate at that step."""
@@ -412,9 +412,10 @@ def fit(
     convolutions compute in, and a name in LAYOUTS; without a dtype, they are those of the checkpoint, or what
     `fastest_format` finds by timing; with one, the layout is by default channels_last. threads: None is
     torch's number, or fewer while the machine is busy (`Threads`); results are equal to the last bit for a
-    given format and a fixed number. checkpoint: a file written after every epoch, in a long epoch every
-    SAVE_EVERY seconds, and when the run is stopped; if it is there and `resume` is set, the run resumes from
-    it and ends as if it had never stopped. progress: show a bar.
+    given format and a fixed number. checkpoint: a file written after an epoch (if that takes at most
+    SAVE_SHARE of the time), in a long epoch every SAVE_EVERY seconds, when the run is stopped, and at its
+    end; if it is there and `resume` is set, the run resumes from it and ends as if it had never stopped.
+    progress: show a bar.
     measure_peak: time a large matrix product after every epoch, for `History.peak_tflop`. name: of the
     experiment, shown in the bar and kept in the History; the network's class if empty.
 
@@ -553,7 +554,8 @@ class _Training:
             self.history.drop_epoch()
             error.epoch, error.history = self.history.epochs, self.history
             raise error
-        if self.store is not None:
+        last = self.history.epochs == self.recipe.epochs
+        if self.store is not None and (last or self.stop.number or self.store.cheap):
             self.store.save(self.history)
         self._stop_if_asked(0)
 

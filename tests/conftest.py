@@ -1,5 +1,6 @@
 """What the tests share: real CIFAR-10 if it is available, and a small data set for all other tests."""
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +26,14 @@ def small_products():
     """Runs measure the rate of a matrix product after every epoch; here it need not be a large one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lab.machine.MATMUL_SIZE", {"cuda": 64, "other": 64})
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def saved_after_every_epoch():
+    """Epochs are so short here that most would not be saved."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lab.checkpoints.SAVE_SHARE", math.inf)
         yield
 
 

@@ -234,3 +234,26 @@ def test_a_state_is_due_once_it_is_as_old_as_may_be_lost(path, monkeypatch):
     assert store.due
     store.save(reached())
     assert not store.due
+
+
+def test_after_an_epoch_the_state_is_saved_only_if_that_takes_a_hundredth_of_the_time(path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(lab.checkpoints, "SAVE_SHARE", 0.01)
+    monkeypatch.setattr(lab.checkpoints.time, "monotonic", lambda: now[0])
+    real = lab.checkpoints.write_whole
+
+    def slow(*arguments, **options):
+        now[0] += 0.25
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(lab.checkpoints, "write_whole", slow)
+    store = Checkpoint(path, *trained())
+    store.rehearse(reached())  # which finds out what saving takes
+    now[0] += 20
+    assert not store.cheap
+    now[0] += 10
+    assert store.cheap
+    store.save(reached(1.0))
+    assert not store.cheap
+    now[0] += 26
+    assert store.cheap

@@ -307,7 +307,7 @@ def test_ctrl_c_on_a_pool_stops_its_runs_with_everything_saved_and_without_trace
 # ---- Long epochs, full disks, two processes --------------------------------------------------------
 
 
-def test_in_a_long_epoch_the_state_is_saved_as_often_as_it_is_due(data, path, monkeypatch):
+def test_the_state_is_saved_at_the_end_and_as_often_as_it_is_due_and_costs_little(data, path, monkeypatch):
     saved = []
     real = lab.checkpoints.Checkpoint.save
 
@@ -319,9 +319,13 @@ def test_in_a_long_epoch_the_state_is_saved_as_often_as_it_is_due(data, path, mo
     trained(path, data)
     assert saved == [None] * 3
     saved.clear()
+    monkeypatch.setattr(lab.checkpoints, "SAVE_SHARE", 0.0)  # no time for it
+    trained(path, data, resume=False)
+    assert saved == [None]  # the end
+    saved.clear()
     monkeypatch.setattr(lab.checkpoints, "SAVE_EVERY", 0.0)
     trained(path, data, resume=False)
-    assert saved == [*range(1, 14), None] * 3
+    assert saved == [*range(1, 14)] * 3 + [None]
 
 
 def test_a_full_disk_does_not_end_a_run_before_its_end(data, path, unbroken, monkeypatch):
