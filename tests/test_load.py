@@ -1,0 +1,45 @@
+"""Many runs in one process: what they leave behind."""
+
+import gc
+import multiprocessing
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from lab.data import stand_in
+from lab.experiment import Experiment, run
+from lab.recipes import Recipe
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+
+STAGES = (((8, "standard", 2), (8, "depthwise_separable", 1)),)
+
+
+def left() -> dict[str, int]:
+    """What this process holds: bytes of memory, open files, threads, child processes."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return {
+        "memory": pages * os.sysconf("SC_PAGE_SIZE"),
+        "files": len(os.listdir("/proc/self/fd")),
+        "threads": threading.active_count(),
+        "processes": len(multiprocessing.active_children()),
+    }
+
+
+def test_200_runs_leave_memory_files_threads_and_processes_as_they_were(tmp_path):
+    data = stand_in(64, 32)
+    recipe = Recipe(epochs=1, batch_size=32, net={"stages": STAGES})
+    held = []
+    for seed in range(200):
+        norm = ("batch", "layer", "group", "instance", "none")[seed % 5]
+        experiment = Experiment("many", recipe, norm=norm, dataset="stand-in", seed=seed)
+        run(experiment, tmp_path, data=data, device="cpu", threads=1, progress=False)
+        held.append(left())
+    early, late = held[49], held[-1]
+    growth = late.pop("memory") - early.pop("memory")
+    assert late == early
+    assert growth < 4 * 2**20  # 27 kB a run
+    assert len(list(tmp_path.iterdir())) == 3 * 200
