@@ -230,8 +230,8 @@ def test_what_cannot_be_saved_or_built_is_refused_before_the_teacher_is_trained(
     (tmp_path / f"{taught.stem}.json").mkdir()
     with pytest.raises(ValueError, match="is a folder; give another folder"):
         run(taught, tmp_path, data=small, **QUIET)
-    unbuilt = replace(taught, recipe=replace(TAUGHT, net={"stages": "three"}))
-    with pytest.raises(ValueError, match="stages"):
+    unbuilt = replace(taught, recipe=replace(TAUGHT, net={"width": -1}))
+    with pytest.raises(ValueError, match="width=-1"):
         run(unbuilt, tmp_path, data=small, **QUIET)
     assert teacher_files(tmp_path) == []
 
