@@ -274,9 +274,9 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
 
 # The trained networks: the SHA-256 of each file weights/NAME.pt.
 PRETRAINED: dict[str, str] = {
-    "batch-norm-muon": "29f55b1044a4252691612643c4ca78b49b915998809c757e37bb11d16f5d0298",
-    "layer-norm-adamw-l2": "b051ec114463961c7b11a845af7175ca1d572038f10ebf6c08045c3acf94690f",
-    "group-norm-sgd-l1": "f2df7e6777ee1d1ff59a3d11ce216227aeabb0ff203fd9c9e384cbb900c209aa",
+    "batch-norm-muon": "a4214500b3d58a30c437f201fc3bac438eb3e9b44150fbdb5435fb08b6a17376",
+    "layer-norm-adamw-l2": "7f47ba8a7bff6492a94856594eead0243deafb8f0ac77e0e9ec8983e74514646",
+    "group-norm-sgd-l1": "b8425a124d70d733cf73425d48589ecd06aedf5f0f8d0a348e432e0db445b508",
     "minute": "baada075247487e7d180dae29c39b3fef6b46ffa2e179cd799841e55af18c7ab",
     "frontier": "a01e033a5cfbd7429397bf98f544cb4f5d720b20d51d121f6c143a4f1196c400",
     "frontier-small": "cec237b38b29af526fbe6aad8992bea2641f57d83d749c036b3331089b1422b1",
