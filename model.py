@@ -198,8 +198,8 @@ def conv_block(
     for "dilated" and 1 for the others. groups: number of groups, only for norm="group" (default 8).
     residual: add the input to the output, for a block that keeps the shape.
 
-    Raises ValueError for an unknown name, an even kernel, a size, stride or dilation that is no integer from
-    1 to MOST, and a residual block that changes the shape.
+    Raises ValueError for an unknown name, an even kernel, a size, stride or dilation that is not an integer
+    from 1 to MOST, and a residual block that changes the shape.
     """
     in_channels, out_channels = _integer("in_channels", in_channels), _integer("out_channels", out_channels)
     stride = _integer("stride", stride)
@@ -306,7 +306,7 @@ class _Files(nn.Module):
         is built, and holds what `transform` and `predict` need.
 
         Raises ValueError for an unknown name, and for a file whose SHA-256 differs from the one in
-        PRETRAINED; FileNotFoundError if there is no file.
+        PRETRAINED; FileNotFoundError if the file is missing.
         """
         checksum = _named("name", name, PRETRAINED)
         here = Path(__file__).parent
@@ -826,7 +826,7 @@ def _table(stages) -> tuple[tuple[Row, ...], ...]:
 
     try:
         table = [[Row(*row) for row in islice(rows, MOST_ROWS + 1)] for rows in islice(stages, MOST_ROWS + 1)]
-    except TypeError as error:  # something that is no sequence, or a row of another length
+    except TypeError as error:  # something that is not a sequence, or a row of another length
         raise ValueError(
             f"{stages=}: expected a sequence of stages, each a sequence of rows (channels, conv, stride)"
         ) from error

@@ -164,7 +164,7 @@ def _find(places: list[Path]) -> Dataset:
 
 
 def _read(folder: Path) -> Dataset | None:
-    """The copy in `folder`, or None if there is no such folder. Raises _Damaged."""
+    """The copy in `folder`, or None if that folder does not exist. Raises _Damaged."""
     try:
         folder.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -341,7 +341,7 @@ def augmented(
     mirrored: bool (N,), which images to mirror if `augment.flip` is set; drawn if None.
 
     Raises ValueError for images of another shape or type, if they are too small for `augment.shift`, and
-    for an `augment` that is no Augment.
+    for an `augment` that is not an Augment.
     """
     check_pixels(images)
     check_type("augment", augment, Augment, "an Augment")

@@ -157,7 +157,7 @@ def _transfer(url: str, archive: IO[bytes]) -> None:
 
 
 def _blocks(url: str) -> Iterator[bytes]:
-    """The ARCHIVE_BYTES bytes from `url`. Raises _AddressFailed, whatever else the server does."""
+    """The ARCHIVE_BYTES bytes from `url`. Raises _AddressFailed for any other answer."""
     try:
         with _opener().open(url, timeout=STALLED) as answer:
             kind = answer.headers.get_content_type()

@@ -147,7 +147,7 @@ def _start_worker(threads: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """Otherwise a run would go on after the process that asked for it was killed."""
+    """Otherwise a run would go on after its parent process was killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
