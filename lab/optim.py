@@ -59,14 +59,18 @@ class Muon(torch.optim.Optimizer):
                     self._update(weight, weight.grad, group["lr"], group["momentum"])
         return loss
 
-    def _update(self, weight: Tensor, gradient: Tensor, lr: float, momentum: float) -> None:
+    def _update(self, weight: Tensor, gradient: Tensor, lr: float | Tensor, momentum: float) -> None:
         state = self.state[weight]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(weight)
         state["momentum"].mul_(momentum).add_(gradient)
         update = gradient.add(state["momentum"], alpha=momentum)
         weight.mul_(len(weight) ** 0.5 / (weight.norm() + 1e-7))
-        weight.add_(orthogonalized(update.flatten(1)).view_as(weight), alpha=-lr)
+        update = orthogonalized(update.flatten(1)).view_as(weight)
+        if isinstance(lr, Tensor):  # on the weight's device, where it may change
+            weight.addcmul_(update, lr, value=-1)
+        else:
+            weight.add_(update, alpha=-lr)
 
 
 def orthogonalized(matrix: Tensor, steps: int = 3) -> Tensor:

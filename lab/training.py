@@ -27,6 +27,7 @@ from lab.checks import MOST_WORKERS, as_integer, as_number, as_switch, check_lab
 from lab.data import Loader
 from lab.fast import fast_layers
 from lab.files import held
+from lab.graphs import Replay, replayable
 from lab.interrupts import Interrupted, Stop, deferred
 from lab.loaders import (
     Rest,
@@ -68,6 +69,7 @@ def train(
     layout: torch.memory_format = torch.channels_last,
     scaler: torch.amp.GradScaler | None = None,
     done: Partial | None = None,
+    replay: Replay | None = None,
 ) -> tuple[float, float]:
     """Train for one epoch; returns the mean loss and the accuracy, in [0, 1], over the images seen.
 
@@ -80,7 +82,9 @@ def train(
     compute in; None finds the faster format for this network by timing, once a process (`fastest_format`).
     layout: of the images in memory. scaler: scales the loss for float16, so that small gradients do not
     vanish, and skips a step that overflows; None makes one if the format is float16. done: the part of the
-    epoch that was trained before, of which `loader` yields the rest; it is updated after each step.
+    epoch that was trained before, of which `loader` yields the rest; it is updated after each step. replay:
+    records the steps on an NVIDIA GPU and replays them, for a network and a loss that compute the same for
+    every batch; one for all epochs of a run.
 
     Raises Diverged, before the step, if the loss is not finite (on a GPU, after up to CHECK_EVERY steps).
 
@@ -98,36 +102,32 @@ def train(
     device = _device_of(net, device)
     dtype = None if dtype is None else number_format(device, dtype)
     keep_freed_memory()
-    weights = [p for p in net.parameters() if is_weight(p)] if l1 or l2 else []
     done = done or Partial.start(device)
     finite = _Finite(device, optimizer)
+    step = _Step(net, optimizer, loss, l1, l2, device, dtype, scaler)
     with _modes_kept(net), fast_layers(net, device), _no_autocast(device):
         net.train()
         for index, batch in enumerate(loader, done.batches):
             images, labels = checked_batch(batch)
-            if dtype is None:
-                dtype = _training_format(net, loader, images.shape, device)
-            scaler = scaler or grad_scaler(device, dtype)
+            if step.dtype is None:
+                step.dtype = _training_format(net, loader, images.shape, device)
+            step.scaler = step.scaler or grad_scaler(device, step.dtype)
             factor = before_step(index) if before_step else None
             images = _resized(_moved(images, device, layout), factor)
-            with _autocast(device, dtype):
-                logits = net(images)
-            logits = _checked_logits(logits, labels)
-            if index == 0 or labels.device.type == "cpu":
-                check_label_values(labels, logits.shape[1])
-            labels = _targets(labels).to(device, non_blocking=True)
-            value = loss(logits, labels)
-            total = value
-            if l1:
-                total = total + l1 * sum(weight.abs().sum() for weight in weights)
-            if l2:
-                total = total + l2 * sum(weight.square().sum() for weight in weights)
-            finite.check(total.detach(), index)
-            optimizer.zero_grad(set_to_none=True)
-            _step(total, optimizer, scaler)
+            if replay is not None and index and labels.device.type == device.type:
+                total, value, correct = replay(step.whole, images, _targets(labels))
+                finite.check(total.clone(), index)
+            else:
+                logits = step.logits(images, labels)
+                if index == 0 or labels.device.type == "cpu":
+                    check_label_values(labels, logits.shape[1])
+                targets = _targets(labels).to(device, non_blocking=True)
+                total, value = step.losses(logits, targets)
+                finite.check(total.detach(), index)
+                step.update(total)
+                correct = _correct(logits, targets)
             done.loss += value.detach() * len(labels)
-            classes = labels if labels.ndim == 1 else labels.argmax(1)
-            done.correct += (logits.detach().argmax(1) == classes).sum()
+            done.correct += correct
             done.images += len(labels)
             done.batches += 1
             if after_step is not None:
@@ -136,6 +136,60 @@ def train(
     if done.images == 0:
         raise ValueError("the loader yields no batch")
     return done.loss.item() / done.images, done.correct.item() / done.images
+
+
+@dataclass
+class _Step:
+    """A step of training, in its parts."""
+
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss: Callable[[Tensor, Tensor], Tensor]
+    l1: float
+    l2: float
+    device: torch.device
+    dtype: torch.dtype | None
+    scaler: torch.amp.GradScaler | None
+
+    def __post_init__(self):
+        penalized = self.l1 or self.l2
+        self.weights = [p for p in self.net.parameters() if is_weight(p)] if penalized else []
+
+    def logits(self, images: Tensor, labels: Tensor) -> Tensor:
+        with _autocast(self.device, self.dtype):
+            logits = self.net(images)
+        return _checked_logits(logits, labels)
+
+    def losses(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss with the penalties, and without."""
+        value = total = self.loss(logits, targets)
+        if self.l1:
+            total = total + self.l1 * sum(weight.abs().sum() for weight in self.weights)
+        if self.l2:
+            total = total + self.l2 * sum(weight.square().sum() for weight in self.weights)
+        return total, value
+
+    def update(self, total: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.scaler is None:
+            total.backward()
+            self.optimizer.step()
+        else:
+            self.scaler.scale(total).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+
+    def whole(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The step, without looking at its numbers. Returns the two losses, and how many were right."""
+        logits = self.logits(images, targets)
+        total, value = self.losses(logits, targets)
+        self.update(total)
+        return total.detach(), value.detach(), _correct(logits, targets)
+
+
+def _correct(logits: Tensor, targets: Tensor) -> Tensor:
+    classes = targets if targets.ndim == 1 else targets.argmax(1)
+    return (logits.detach().argmax(1) == classes).sum()
 
 
 CHECK_EVERY = 50  # steps on a GPU, which would otherwise wait for the number of every step
@@ -191,16 +245,6 @@ def learning_rate(optimizer: torch.optim.Optimizer) -> float:
 def grad_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler | None:
     """Torch's loss scaling for float16, whose numbers end at 6e-8; None for the other formats."""
     return torch.amp.GradScaler(device.type) if dtype == torch.float16 else None
-
-
-def _step(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> None:
-    if scaler is None:
-        loss.backward()
-        optimizer.step()
-    else:
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
 
 
 def evaluate(
@@ -345,8 +389,8 @@ def _resized(images: Tensor, factor: float | None) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", antialias=True)
 
 
-def _autocast(device: torch.device, dtype: torch.dtype):
-    if dtype == torch.float32:
+def _autocast(device: torch.device, dtype: torch.dtype | None):
+    if dtype in (None, torch.float32):
         return nullcontext()
     # Without the cache of cast weights: inside another autocast context it would outlive the step, and the
     # network would go on computing with the weights as they were.
@@ -449,6 +493,8 @@ def fit(
             history, begun = _resumed(store, saved, new, net, train_loader)
             compute = {"device": device, **chosen._asdict()}
             options = {"l1": recipe.l1, "l2": recipe.l2, "scaler": scaler} | compute
+            if scaler is None and replayable(net, device):
+                options["replay"] = Replay(optimizer)
             training = _Training(net, train_loader, recipe, history, schedule, store, stop, options)
             with schedule.bar(history, begun, progress) as bar:
                 for epoch in range(history.epochs, recipe.epochs):

@@ -1,0 +1,99 @@
+"""Recorded steps: which networks have them, and that a replayed step is the step."""
+
+import pytest
+import torch
+from torch import nn
+
+import lab.training
+from lab.data import Augment, Dataset, loaders_from
+from lab.graphs import replayable
+from lab.optim import OPTIMIZERS
+from lab.recipes import Recipe
+from lab.training import fit
+from model import Net
+
+CUDA = torch.device("cuda")
+needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+class Derived(Net):
+    pass
+
+
+@pytest.fixture
+def nvidia(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+
+
+@pytest.mark.usefixtures("nvidia")
+def test_only_our_own_networks_on_an_nvidia_gpu_have_recorded_steps(monkeypatch):
+    assert replayable(Net(), CUDA)
+    assert not replayable(Net(), torch.device("cpu"))
+    assert not replayable(Derived(), CUDA)
+    assert not replayable(nn.Sequential(Net()), CUDA)
+    monkeypatch.setattr(torch.version, "cuda", None)  # AMD's GPUs go by the same name
+    assert not replayable(Net(), CUDA)
+
+
+@pytest.mark.usefixtures("nvidia")
+@pytest.mark.parametrize(
+    "register",
+    ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook",
+     "register_full_backward_pre_hook"],
+)  # fmt: skip
+def test_a_network_with_a_hook_has_no_recorded_steps_since_a_replay_would_not_call_it(register):
+    net = Net()
+    handle = getattr(net.output, register)(lambda *_: None)
+    assert not replayable(net, CUDA)
+    handle.remove()
+    assert replayable(net, CUDA)
+
+
+def trained(data: Dataset, recipe: Recipe, device: torch.device = CUDA):
+    torch.manual_seed(0)
+    net = Net(width=0.25)
+    train_loader, test_loader = loaders_from(data, recipe.batch_size, augment=Augment.course(), device=device)
+    history = fit(net, train_loader, test_loader, recipe, device=device, dtype=torch.float32, progress=False)
+    return net, history
+
+
+@needs_a_gpu
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_replayed_steps_train_as_steps_taken_anew(small, monkeypatch, optimizer):
+    lr = {"muon": 0.1, "sgd": 0.05, "adamw": 0.005}[optimizer]
+    sizes = ((0, 0.75), (0.5, 1))
+    recipe = Recipe(epochs=3, optimizer=optimizer, lr=lr, l1=1e-5, l2=1e-4, batch_size=60, image_sizes=sizes)
+    replays = []
+
+    class Counted(lab.training.Replay):
+        def __call__(self, *arguments):
+            replays.append(len(self.recorded))
+            return super().__call__(*arguments)
+
+    monkeypatch.setattr(lab.training, "Replay", Counted)
+    _, replayed = trained(small, recipe)
+    assert replays[-1] >= 2  # a recording for each size
+    monkeypatch.setattr(lab.training, "replayable", lambda net, device: False)
+    _, anew = trained(small, recipe)
+    assert replayed.train_loss == pytest.approx(anew.train_loss, rel=0.01)
+    assert replayed.loss == pytest.approx(anew.loss, rel=0.02)
+
+
+@needs_a_gpu
+def test_the_same_seed_gives_the_same_weights_on_a_gpu(small):
+    recipe = Recipe(epochs=2, batch_size=100)
+    first, second = (trained(small, recipe)[0].state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@needs_a_gpu
+def test_after_a_run_with_recorded_steps_the_optimizer_has_its_own_numbers(small, monkeypatch):
+    made = []
+    make = Recipe.make_optimizer
+    monkeypatch.setattr(
+        Recipe, "make_optimizer", lambda recipe, net: made.append(make(recipe, net)) or made[-1]
+    )
+    trained(small, Recipe(epochs=3, batch_size=60))
+    for group in made[0].param_groups:
+        assert isinstance(group["lr"], float)
+        assert not group.get("capturable", False)
