@@ -118,15 +118,8 @@ def train(
                 total, value, correct = replay(step.whole, images, _targets(labels))
                 finite.check(total.clone(), index)
             else:
-                logits = step.logits(images, labels)
-                if index == 0 or labels.device.type == "cpu":
-                    check_label_values(labels, logits.shape[1])
-                targets = _targets(labels).to(device, non_blocking=True)
-                total, value = step.losses(logits, targets)
-                finite.check(total.detach(), index)
-                step.update(total)
-                correct = _correct(logits, targets)
-            done.loss += value.detach() * len(labels)
+                value, correct = step.checked(images, labels, finite, index)
+            done.loss += value * len(labels)
             done.correct += correct
             done.images += len(labels)
             done.batches += 1
@@ -178,6 +171,17 @@ class _Step:
             self.scaler.scale(total).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()
+
+    def checked(self, images: Tensor, labels: Tensor, finite: _Finite, index: int) -> tuple[Tensor, Tensor]:
+        """The step, with a look at labels and losses. Returns the loss, and how many images were right."""
+        logits = self.logits(images, labels)
+        if index == 0 or labels.device.type == "cpu":
+            check_label_values(labels, logits.shape[1])
+        targets = _targets(labels).to(self.device, non_blocking=True)
+        total, value = self.losses(logits, targets)
+        finite.check(total.detach(), index)
+        self.update(total)
+        return value.detach(), _correct(logits, targets)
 
     def whole(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The step, without looking at its numbers. Returns the two losses, and how many were right."""
