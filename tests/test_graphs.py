@@ -81,7 +81,7 @@ def test_a_step_is_recorded_for_each_size_of_images(small, monkeypatch):
 
     monkeypatch.setattr(lab.training, "Replay", Counted)
     trained(small, Recipe(epochs=2, batch_size=100, image_sizes=((0, 0.75), (0.5, 1))))
-    assert counts == [0] * 4 + [1] * 8 + [1] * 2 + [2] * 4
+    assert counts == [0] * 4 + [1] * 5 + [1] * 4 + [2] * 5
     # Steps 2 to 4 of each size load libraries, and the first of an epoch is checked.
 
 
