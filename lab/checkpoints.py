@@ -6,7 +6,7 @@ import io
 import time
 import warnings
 import zipfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,10 @@ class Partial:
     def start(cls, device: torch.device) -> Partial:
         """Nothing trained yet. The sums are on the device, so that nothing waits for a GPU."""
         return cls(torch.zeros((), device=device), torch.zeros((), device=device, dtype=torch.long))
+
+    def to(self, device: torch.device) -> Partial:
+        """The same, with its sums on the device: those of a checkpoint are on the CPU."""
+        return replace(self, loss=self.loss.to(device), correct=self.correct.to(device))
 
 
 @dataclass(frozen=True)

@@ -495,6 +495,7 @@ def fit(
             schedule = _Schedule(recipe, optimizer, batches, pace)  # while the rates are at their peak
             store = None if checkpoint is None else Checkpoint(checkpoint, net, optimizer, scaler)
             history, begun = _resumed(store, saved, new, net, train_loader)
+            begun = begun and begun.to(device)
             compute = {"device": device, **chosen._asdict()}
             options = {"l1": recipe.l1, "l2": recipe.l2, "scaler": scaler} | compute
             if scaler is None and replayable(net, device):

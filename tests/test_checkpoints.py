@@ -108,6 +108,14 @@ def test_a_begun_epoch_is_kept_with_its_sums_and_random_states(path):
     assert drawn(source) == expected
 
 
+def test_the_sums_of_an_epoch_that_was_begun_go_to_the_device_of_the_run():
+    partial = Partial.start(torch.device("cpu"))
+    partial.batches = 3
+    moved = partial.to(torch.device("meta"))
+    assert moved.loss.device.type == moved.correct.device.type == "meta"
+    assert moved.batches == 3
+
+
 def test_without_a_file_there_is_nothing_to_resume(path):
     assert read_checkpoint(path) is None
 

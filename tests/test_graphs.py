@@ -1,5 +1,8 @@
 """Recorded steps: which networks have them, and that a replayed step is the step."""
 
+import signal
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +10,8 @@ from torch import nn
 import lab.training
 from lab.data import Augment, Dataset, loaders_from
 from lab.graphs import replayable
+from lab.interrupts import Interrupted
+from lab.loaders import checked_batch
 from lab.optim import OPTIMIZERS
 from lab.recipes import Recipe
 from lab.training import fit
@@ -36,24 +41,21 @@ def test_only_our_own_networks_on_an_nvidia_gpu_have_recorded_steps(monkeypatch)
 
 
 @pytest.mark.usefixtures("nvidia")
-@pytest.mark.parametrize(
-    "register",
-    ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook",
-     "register_full_backward_pre_hook"],
-)  # fmt: skip
-def test_a_network_with_a_hook_has_no_recorded_steps_since_a_replay_would_not_call_it(register):
+@pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
+def test_a_network_with_a_hook_has_no_recorded_steps_since_a_replay_would_not_call_it(kind):
     net = Net()
-    handle = getattr(net.output, register)(lambda *_: None)
+    handle = getattr(net.output, f"register_{kind}_hook")(lambda *_: None)
     assert not replayable(net, CUDA)
     handle.remove()
     assert replayable(net, CUDA)
 
 
-def trained(data: Dataset, recipe: Recipe, device: torch.device = CUDA):
+def trained(data: Dataset, recipe: Recipe, checkpoint: Path | None = None):
     torch.manual_seed(0)
     net = Net(width=0.25)
-    train_loader, test_loader = loaders_from(data, recipe.batch_size, augment=Augment.course(), device=device)
-    history = fit(net, train_loader, test_loader, recipe, device=device, dtype=torch.float32, progress=False)
+    train_loader, test_loader = loaders_from(data, recipe.batch_size, augment=Augment.course(), device=CUDA)
+    options = {"device": CUDA, "dtype": torch.float32, "progress": False}
+    history = fit(net, train_loader, test_loader, recipe, checkpoint=checkpoint, **options)
     return net, history
 
 
@@ -86,10 +88,23 @@ def test_a_step_is_recorded_for_each_size_of_images(small, monkeypatch):
 
 
 @needs_a_gpu
-def test_the_same_seed_gives_the_same_weights_on_a_gpu(small):
+def test_a_run_stopped_within_an_epoch_on_a_gpu_goes_on(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     recipe = Recipe(epochs=2, batch_size=100)
-    first, second = (trained(small, recipe)[0].state_dict() for _ in range(2))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    whole, _ = trained(small, recipe)
+    steps = []
+
+    def stop(*_):
+        steps.append(0)
+        if len(steps) == 15:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.training, "checked_batch", lambda batch: stop() or checked_batch(batch))
+        with pytest.raises(Interrupted):
+            trained(small, recipe, tmp_path / "checkpoint")
+    resumed, _ = trained(small, recipe, tmp_path / "checkpoint")
+    torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=1e-2, atol=1e-2)
 
 
 @needs_a_gpu

@@ -679,6 +679,7 @@ def test_no_step_reads_a_number_back_from_the_device(small, optimizer, monkeypat
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_no_step_waits_for_the_gpu(small, optimizer):
     loader, _ = loaders_from(small, 100, augment=Augment.course(), device="cuda")
