@@ -311,7 +311,7 @@ class _Files(nn.Module):
         checksum = _named("name", name, PRETRAINED)
         here = Path(__file__).parent
         places = [Path(folder)] if folder is not None else [here / "weights", here, Path("weights"), Path()]
-        places = [*dict.fromkeys(place.resolve() for place in places)]
+        places = [*dict.fromkeys(Path(os.path.realpath(place)) for place in places)]
         path = next((place / f"{name}.pt" for place in places if (place / f"{name}.pt").is_file()), None)
         if path is None:
             looked = ", ".join(map(str, places))
@@ -331,6 +331,8 @@ class _Files(nn.Module):
         Raises ValueError for a file that `save` did not write, whose checksums do not match, or that holds
         NaN or infinite numbers; OSError for one that cannot be read; RuntimeError below torch 2.10.
         """
+        if Path(path).exists() and not Path(path).is_file():  # reading a pipe would wait for ever
+            raise ValueError(f"{path} is not a file")
         return cls._loaded(Path(path).read_bytes(), path)
 
     @classmethod
@@ -340,7 +342,7 @@ class _Files(nn.Module):
                 f"torch {torch.__version__} may execute {path}: install torch {SAFE_TORCH} or later"
             )
         try:
-            _check_archive(content)
+            check_archive(content)
             saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except (
             Exception
@@ -410,13 +412,18 @@ class _Files(nn.Module):
                 file.flush()
                 os.fsync(file.fileno())  # on the disk before it takes the name
             os.replace(part, path)
+        except OSError as error:
+            size = len(content.getvalue())
+            reason = error.strerror or str(error)
+            raise OSError(f"could not write {path}, which needs {size:,} bytes: {reason}") from error
         finally:
             part.unlink(missing_ok=True)
         return path
 
 
 # The instructions and names in a pickle of torch.save that holds nothing but plain data and tensors.
-_OPCODES = {*"\x80}]qrhj(XJKM\x8aGN\x88\x89)\x85\x86\x87taesucQR."}
+_OPCODES = {*"\x80}]qrhj(XJKM\x8aGN\x88\x89)\x85\x86\x87taesucQRb."}
+_NUMBERS = {"BINFLOAT", "BININT", "BININT1", "BININT2", "NONE", "NEWTRUE", "NEWFALSE"}
 _KINDS = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 _NAMES = {
     "collections OrderedDict",
@@ -425,12 +432,14 @@ _NAMES = {
 }
 
 
-def _check_archive(content: bytes) -> None:
-    """Refuse a damaged file, and one that would take far more memory than it has bytes.
+def check_archive(content: bytes, *, kinds: Iterable[str] = (), most: int = MOST_PICKLED) -> None:
+    """Refuse a damaged file, and one that `torch.load` would need far more memory for than it has bytes.
 
     Compressed parts may unpack to any size. A few bytes of a pickle can ask for an array of any size, or for
-    lists that each hold the one before many times.
+    lists that each hold the one before many times. kinds: storages that may be in it beside those of a
+    network. most: the bytes of its pickle. Raises ValueError, and whatever the bytes lead `zipfile` to.
     """
+    names = _NAMES | {f"torch {kind}Storage" for kind in kinds}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         parts = archive.infolist()
         if any(part.compress_type for part in parts) or sum(part.file_size for part in parts) > len(content):
@@ -440,19 +449,21 @@ def _check_archive(content: bytes) -> None:
         if damaged := archive.testzip():  # torch.load does not compare the checksums in the file
             raise ValueError(f"the checksum of its part {damaged} does not match")
         pickles = [part for part in parts if part.filename.lower().endswith(".pkl")]
-        if len(pickles) != 1 or pickles[0].file_size > MOST_PICKLED:
-            raise ValueError(f"beside tensors it must hold one pickle of at most {MOST_PICKLED:,} bytes")
+        if len(pickles) != 1 or pickles[0].file_size > most:
+            raise ValueError(f"beside tensors it must hold one pickle of at most {most:,} bytes")
         pickled = archive.read(pickles[0])
-    last, made_by = "", {}  # the last instruction, and the one that made each numbered value
+    last = ["", "", ""]  # the last three instructions
+    small = set()  # the numbered values that may be in it twice: strings, names and pairs of numbers
     for opcode, value, _ in pickletools.genops(pickled):
-        if opcode.code not in _OPCODES or (opcode.name == "GLOBAL" and value not in _NAMES):
+        if opcode.code not in _OPCODES or (opcode.name == "GLOBAL" and value not in names):
             raise ValueError(f"it holds {opcode.name} {value!r:.100}, not only tensors and plain data")
-        if opcode.name.endswith("GET") and made_by.get(value) not in ("BINUNICODE", "GLOBAL"):
+        if opcode.name.endswith("GET") and value not in small:
             raise ValueError("a list, tuple or dictionary is in it twice")
         if opcode.name.endswith("PUT"):
-            made_by[value] = last
+            pair = last[2] == "TUPLE2" and _NUMBERS.issuperset(last[:2])
+            (small.add if pair or last[2] in ("BINUNICODE", "GLOBAL") else small.discard)(value)
         else:
-            last = opcode.name
+            last = [*last[1:], opcode.name]
 
 
 def _own(name: str, tensor: Tensor) -> Tensor:
@@ -473,6 +484,8 @@ def _plain(value, where: str):
     if isinstance(value, (list, tuple)):
         parts = [_plain(part, f"{where}[{number}]") for number, part in enumerate(value)]
         return parts if isinstance(value, list) else tuple(parts)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where}={value!r} must be finite")
     if type(value) not in (str, int, float, bool, type(None)):
         raise ValueError(f"{where}={value!r} is a {type(value).__name__}, which a file cannot hold")
     return value

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import time
 import warnings
-import zipfile
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 
 from lab.files import write_whole
 from lab.records import History
+from model import check_archive
 
 FORMAT = 3
 READABLE = (2, 3)  # 2 holds whole epochs only
+MOST_PICKLED = 2**24  # bytes beside the tensors: enough for thousands of tensors and epochs
 SAVE_EVERY = 45.0  # seconds; with the time for a step and for saving, at most a minute of work is lost
 SAVE_SHARE = 0.01  # of the time, at most, goes into saving after an epoch
 ADVICE = (
@@ -51,17 +54,20 @@ class Partial:
 
 @dataclass(frozen=True)
 class Saved:
-    """What a checkpoint holds."""
+    """What a checkpoint holds. `source` is the file that was read: the newest, or the one before."""
 
     path: Path
+    source: Path
     state: dict[str, Any]
     history: History
+    partial: Partial | None  # the epoch that was begun, if any
 
-    @property
-    def partial(self) -> Partial | None:
-        """The epoch that was begun, if any."""
-        held = self.state.get("partial")
-        return None if held is None else Partial(**held | {"states": _with_arrays(held["states"])})
+
+class NotSaved(OSError):
+    """A run ended, and its newest state is not on the disk. `history` and `net` are what it came to."""
+
+    history: History
+    net: nn.Module
 
 
 class Checkpoint:
@@ -80,6 +86,7 @@ class Checkpoint:
         self.path = Path(path)
         self.net, self.optimizer, self.scaler = net, optimizer, scaler
         self.failure: OSError | None = None  # the last one, if the newest state is not on the disk
+        self._good = True  # whether the newest file, if there is one, can be read
         self._saved = time.monotonic()
         self._cost = 0.0  # seconds that it took to save the last time
 
@@ -97,20 +104,26 @@ class Checkpoint:
         """Write the state, whole or not at all. If that fails, warns, and `finish` raises."""
         began = time.monotonic()
         try:
-            write_whole(self.path, self._content(history, partial), keep=previous(self.path))
+            # A damaged file does not take the place of the one before it.
+            keep = previous(self.path) if self._good else None
+            write_whole(self.path, self._content(history, partial), keep=keep)
         except OSError as error:
             if self.failure is None:
                 warnings.warn(f"{error}; the run goes on in memory", stacklevel=2)
             self.failure = error
         else:
-            self.failure = None
+            self.failure, self._good = None, True
         self._saved = time.monotonic()
         self._cost = self._saved - began
 
-    def finish(self) -> None:
-        """Raises OSError if the state that was saved last is not on the disk."""
+    def finish(self, history: History) -> None:
+        """Try once more if the end of the run is not on the disk. Raises NotSaved if it fails again."""
         if self.failure is not None:
-            raise OSError(f"the run is not saved: {self.failure}") from self.failure
+            self.save(history)
+        if self.failure is not None:
+            error = NotSaved(f"the run is not saved: {self.failure}")
+            error.history, error.net = history, self.net
+            raise error from self.failure
 
     def rehearse(self, history: History) -> None:
         """Find out before the first step whether the file can be written and read again.
@@ -122,16 +135,24 @@ class Checkpoint:
             content = self._content(history, None)
             write_whole(self.path.with_name(f"{self.path.name}.trial"), content).unlink()
             self._cost = time.monotonic() - began
+            _check_archive(content)
             torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises whatever the state leads to
             raise ValueError(f"the run could not be saved to {self.path}: {error}") from error
 
     def restore(self, saved: Saved) -> None:
-        """Load the state into network, optimizer and scaler."""
-        self.net.load_state_dict(saved.state["net"])
-        self.optimizer.load_state_dict(saved.state["optimizer"])
-        if self.scaler is not None and saved.state["scaler"]:
-            self.scaler.load_state_dict(saved.state["scaler"])
+        """Load the state into network, optimizer and scaler. Raises ValueError if it does not fit them."""
+        self._good = saved.source == self.path
+        try:
+            self.net.load_state_dict(saved.state["net"])
+            self.optimizer.load_state_dict(saved.state["optimizer"])
+            if self.scaler is not None and saved.state["scaler"]:
+                self.scaler.load_state_dict(saved.state["scaler"])
+        except Exception as error:  # torch raises whatever the state leads to
+            told = shorten(str(error), 300, placeholder=" ...")  # and in one line
+            raise ValueError(f"{saved.source} does not fit this run: {told}; {ADVICE}") from error
+        if not all_finite(self.net.parameters()):
+            raise ValueError(f"{saved.source} holds weights that are not finite; {ADVICE}")
 
     def _content(self, history: History, partial: Partial | None) -> bytes:
         state = {
@@ -155,40 +176,74 @@ def previous(path: Path) -> Path:
 def read_checkpoint(path: str | Path) -> Saved | None:
     """What the checkpoint holds, or, with a warning, the one before if it is damaged; None without a file.
 
-    Raises ValueError if there is a file, and no file that can be read.
+    Raises ValueError if there is a file, and none that can be read; also for a file of a later version, and
+    for one that may not be read, which are not damaged.
     """
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"checkpoint={str(path)!r} is a folder; give a file")
-    reasons = []
+    reasons = {}
     for file in (path, previous(path)):
         try:
-            saved = Saved(path, *_read(file))
+            saved = Saved(path, file, *_read(file))
         except FileNotFoundError:
-            reasons.append("missing")
+            reasons[file] = "missing"
+        except (_LaterVersion, OSError) as error:
+            raise ValueError(f"{file} cannot be read: {error}; {ADVICE}") from error
         except Exception as error:  # torch raises whatever the bytes happen to lead to
             # The text of torch's error may advise to execute what the file holds.
             told = str(error) if type(error) is ValueError else f"it is damaged ({type(error).__name__})"
-            reasons.append(told)
+            reasons[file] = told
         else:
             if reasons:
-                warnings.warn(f"{path}: {reasons[0]}; the run goes on from {file}", stacklevel=3)
+                warnings.warn(f"{path}: {reasons[path]}; the run goes on from {file}", stacklevel=3)
             return saved
-    if reasons == ["missing", "missing"]:
+    if set(reasons.values()) == {"missing"}:
         return None
-    raise ValueError(f"{path} is not a checkpoint that this version can read: {reasons[0]}; {ADVICE}")
+    told = "; ".join(f"{file}: {reason}" for file, reason in reasons.items() if reason != "missing")
+    raise ValueError(f"{path} is not a checkpoint that this version can read: {told}; {ADVICE}")
 
 
-def _read(path: Path) -> tuple[dict[str, Any], History]:
+class _LaterVersion(ValueError):
+    pass
+
+
+def _read(path: Path) -> tuple[dict[str, Any], History, Partial | None]:
+    if path.exists() and not path.is_file():
+        raise ValueError("it is not a regular file")
     content = path.read_bytes()
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        damaged = archive.testzip()  # torch.load does not compare the checksums in the file
-    if damaged is not None:
-        raise ValueError(f"it is damaged: the checksum of its part {damaged} does not match")
+    _check_archive(content)
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    if isinstance(state["format"], int) and state["format"] > FORMAT:
+        raise _LaterVersion(f"its format is {state['format']}, and this version reads up to {FORMAT}")
     if state["format"] not in READABLE:
         raise ValueError(f"its format is {state['format']}, not {FORMAT}")
-    return state, History.from_dict(state["history"])
+    if missing := {"net", "optimizer", "scaler", "history"} - state.keys():
+        raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    if any(tensor.numel() * tensor.element_size() > len(content) for tensor in _tensors(state)):
+        raise ValueError("a tensor is larger than the file")  # a stride of 0 repeats an element
+    begun = state.get("partial")
+    partial = None if begun is None else Partial(**begun | {"states": _with_arrays(begun["states"])})
+    return state, History.from_dict(state["history"]), partial
+
+
+def _check_archive(content: bytes) -> None:
+    """Raises ValueError if the file is damaged, or would take far more memory than it has bytes."""
+    check_archive(content, kinds=("ComplexFloat", "ComplexDouble"), most=MOST_PICKLED)
+
+
+def _tensors(value) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part)
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no tensor holds NaN or an infinite number."""
+    found = [tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point()]
+    return bool(torch.stack(found).all()) if found else True
 
 
 def _without_arrays(value):

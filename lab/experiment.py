@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import NamedTuple
 
 import torch
 
-from lab.checks import as_choice, as_integer
+from lab.checkpoints import NotSaved
+from lab.checks import as_choice, as_integer, check_type
 from lab.data import DATASETS, MEAN, STAND_IN, STD, Augment, Dataset, Loader, load_dataset, loaders_from
 from lab.files import held
 from lab.interrupts import Interrupted
@@ -169,6 +171,7 @@ def run(
     Raises what `fit` raises, and FileNotFoundError if the data set is asked for and cannot be found. In an
     Interrupted, `net` is the network as it was when it was stopped.
     """
+    check_type("experiment", experiment, Experiment, "an Experiment")
     out, device = Path(out), pick_device(device)
     data = data or load_dataset(experiment.dataset, root)
     with held(out / f"{experiment.stem}.checkpoint"):
@@ -204,6 +207,11 @@ def _run(experiment: Experiment, out: Path, data: Dataset, device: torch.device,
         )
     except Interrupted as stop:
         stop.net = net
+        raise
+    except NotSaved as error:  # the record and the network need less room than the checkpoint
+        with suppress(OSError):
+            error.history.save(out / f"{experiment.stem}.json")
+            net.save(out / f"{experiment.stem}.pt", error.history.to_dict())
         raise
     history.save(out / f"{experiment.stem}.json")
     net.save(out / f"{experiment.stem}.pt", history.to_dict())

@@ -5,9 +5,10 @@ from __future__ import annotations
 import glob
 import os
 import platform
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -22,9 +23,9 @@ def write_whole(path: str | Path, content: bytes, *, keep: Path | None = None) -
     Raises OSError if it cannot be written, with the path and the bytes that it needs; the old file remains.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             file.write(content)
             file.flush()
@@ -37,8 +38,18 @@ def write_whole(path: str | Path, content: bytes, *, keep: Path | None = None) -
         reason = error.strerror or str(error)
         raise OSError(f"could not write {path}, which needs {len(content):,} bytes: {reason}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that could not be made
+            part.unlink(missing_ok=True)
     return path
+
+
+def check_writable(folder: str | Path) -> None:
+    """Make the folder if need be. Raises OSError, with its path and the reason, if it takes no file."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(f"{folder} cannot be written: {error.strerror or error}") from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -67,7 +78,7 @@ def held(path: str | Path) -> Iterator[None]:
 
     Raises OSError if another one holds it, saying who.
     """
-    path = Path(path).resolve()
+    path = Path(os.path.realpath(path))  # unlike `Path.resolve`, takes a loop of links
     mine = path, threading.get_ident()
     if mine in _held:
         yield
@@ -90,7 +101,8 @@ def held(path: str | Path) -> Iterator[None]:
         return
     _held.add(mine)
     try:
-        sign.write_text(f"process {os.getpid()} on {platform.node()}")
+        with suppress(OSError):  # such as on a full disk; it is only what others are told
+            sign.write_text(f"process {os.getpid()} on {platform.node()}")
         _clear(path)
         yield
     finally:

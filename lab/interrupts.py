@@ -25,6 +25,33 @@ class Interrupted(KeyboardInterrupt):
         self.net: Any = None
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived while other processes train. `number` is that of the signal."""
+
+    number = signal.SIGTERM
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Raise Terminated on SIGTERM, which otherwise ends this process at once; for one that waits for others.
+
+    Leaves the signal alone if the program handles it itself, and outside the main thread.
+    """
+
+    def end(number: int, frame) -> None:
+        raise Terminated("stopped")
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 class Stop:
     """A request to stop; `number` is that of the signal, or 0 if there was none."""
 

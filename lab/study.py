@@ -9,9 +9,11 @@ import signal
 import statistics
 import sys
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed, wait
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +23,7 @@ from tqdm import tqdm
 
 from lab.checks import MOST_WORKERS, as_integer
 from lab.experiment import Experiment, Run, run, train_teacher
-from lab.interrupts import Interrupted, ignored
+from lab.interrupts import Interrupted, ignored, terminable
 from lab.records import History
 from lab.schema import read_json
 
@@ -56,13 +58,16 @@ def run_all(
     with_teacher = {each.teacher.stem: each for each in experiments if each.teacher is not None}
     futures: list[Future] = []
     try:
-        futures = [executor.submit(_prepared, each, out, options) for each in with_teacher.values()]
-        wait(futures)
-        futures = [executor.submit(_history, experiment, out, options) for experiment in experiments]
-        bar = tqdm(as_completed(futures), "runs", len(futures), disable=not progress or sys.stderr is None)
-        for future in bar:
-            if not future.exception():
-                bar.set_postfix_str(future.result().name)
+        with terminable():
+            futures = [executor.submit(_prepared, each, out, options) for each in with_teacher.values()]
+            wait(futures)
+            futures = [executor.submit(_history, experiment, out, options) for experiment in experiments]
+            bar = tqdm(
+                as_completed(futures), "runs", len(futures), disable=not progress or sys.stderr is None
+            )
+            for future in bar:
+                if not future.exception():
+                    bar.set_postfix_str(future.result().name)
     except BaseException:  # such as Ctrl-C
         for future in futures:
             future.cancel()
@@ -83,7 +88,11 @@ def run_each(experiments: Iterable[Experiment], out: str | Path = "runs", **opti
     All that leave the number format open compute in that of the first. If it is stopped (Jupyter's stop
     button, Ctrl-C), it returns what there is, the run that was stopped included if it has trained an epoch,
     and says so; the same call goes on. options: those of `run`.
+
+    Raises ValueError for a single Experiment.
     """
+    if isinstance(experiments, Experiment):
+        raise ValueError("experiments: expected several Experiments, such as a list; `run` carries out one")
     runs: dict[str, Run] = {}
     dtype = None
     for experiment in experiments:
@@ -92,9 +101,11 @@ def run_each(experiments: Iterable[Experiment], out: str | Path = "runs", **opti
             runs[experiment.label] = done
             dtype = dtype or done.history.machine["dtype"]
         except KeyboardInterrupt as stop:
-            if isinstance(stop, Interrupted) and stop.history.epochs:
+            # It may have been the teacher's training.
+            if isinstance(stop, Interrupted) and stop.history.epochs and stop.history.name == experiment.name:
                 runs[experiment.label] = Run(stop.net, stop.history)
-            print(f"\n{stop or 'stopped before the training'}", file=sys.stderr)
+            told = str(stop) or "stopped before the training"
+            print(f"\n{told}. Cells below this one go on with what there is.", file=sys.stderr)
             break
     return runs
 
@@ -114,13 +125,27 @@ def _in_turn(experiments: Iterable[Experiment], out: str | Path, **options) -> l
 _turn = threading.Lock()  # of the runs in this process
 
 
+@contextmanager
+def _ended_by_a_stop() -> Iterator[None]:
+    """End this process, if it is one of a pool, after a run that was stopped.
+
+    It would wait for more work, and not hear of the signal again.
+    """
+    try:
+        yield
+    except Interrupted as stop:
+        if multiprocessing.parent_process() is not None:
+            os._exit(128 + stop.number)
+        raise
+
+
 def _history(experiment: Experiment, out: str | Path, options: dict) -> History:
-    with _turn:
+    with _turn, _ended_by_a_stop():
         return run(experiment, out, progress=False, **options).history
 
 
 def _prepared(experiment: Experiment, out: str | Path, options: dict) -> None:
-    with _turn:
+    with _turn, _ended_by_a_stop():
         train_teacher(experiment, out, progress=False, **options)
 
 
@@ -142,8 +167,12 @@ def process_pool(processes: int) -> ProcessPoolExecutor:
 
 def _start_worker(threads: int) -> None:
     torch.set_num_threads(threads)
+    tqdm.set_lock(threading.RLock())  # its own is one between processes, which an ended process would leak
     signal.signal(signal.SIGINT, ignored)  # a worker that waits is ended by this process, without a traceback
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+SAVING = 20.0  # seconds that a run gets to save its state
 
 
 def _end_with_parent() -> None:
@@ -151,6 +180,8 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)  # a run that is under way saves its state first
+        time.sleep(SAVING)
         os._exit(1)
 
 
@@ -190,7 +221,7 @@ def load_results(folder: str | Path) -> list[History]:
 
     Skips folders named bench, which hold timings, results of the benchmark elsewhere, and, unless it is asked
     for, the folder named trials, with what recipes were chosen from. Raises FileNotFoundError if there is no
-    record, and ValueError, naming it, for any other JSON file.
+    record, NotADirectoryError if there is no folder, and ValueError, naming it, for any other JSON file.
     """
     paths = [
         path
@@ -204,6 +235,8 @@ def load_results(folder: str | Path) -> list[History]:
         except ValueError:
             if not _is_benchmark(path):
                 raise
+    if not Path(folder).is_dir():
+        raise NotADirectoryError(f"{folder} is not a folder; give one with records (*.json)")
     if not histories:
         raise FileNotFoundError(f"no result (*.json) below {folder}")
     return sorted(histories, key=lambda history: (history.name, history.processor, history.seed))

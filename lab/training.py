@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lab.checkpoints import ADVICE, Checkpoint, Partial, Saved, read_checkpoint
+from lab.checkpoints import ADVICE, Checkpoint, Partial, Saved, all_finite, read_checkpoint
 from lab.checks import MOST_WORKERS, as_integer, as_number, as_switch, check_label_values, check_type
 from lab.data import Loader
 from lab.fast import fast_layers
@@ -200,7 +200,10 @@ CHECK_EVERY = 50  # steps on a GPU, which would otherwise wait for the number of
 
 
 class Diverged(ArithmeticError):
-    """A loss is not finite. `step` is its index in the epoch; `fit` adds `epoch` and `history`, up to it."""
+    """A loss or a weight is not finite.
+
+    `step` is its index in the epoch, if it is known. `fit` adds `epoch`, and `history`, up to it.
+    """
 
     def __init__(self, what: str, loss: float, lr: float, step: int | None = None):
         """what: "loss", or the part whose loss it is. lr: the learning rate at that step."""
@@ -477,9 +480,12 @@ def fit(
 
     Raises Interrupted, which is a KeyboardInterrupt, if it is stopped (Ctrl-C, Jupyter's stop button,
     SIGTERM): after the step, with everything saved, the History in the error and the network as it is.
-    Raises Diverged if a loss is not finite; and OSError if another process uses the checkpoint, or if, at
-    the end, the newest state could not be saved, as on a full disk.
+    Raises Diverged if a loss or a weight is not finite; OSError if another process uses the checkpoint; and
+    NotSaved, an OSError, if the end of the run could not be saved, as on a full disk.
     """
+    check_type("net", net, nn.Module, "a torch.nn.Module")
+    for switch, value in (("resume", resume), ("progress", progress), ("measure_peak", measure_peak)):
+        as_switch(switch, value)
     _check(recipe, train_loader, test_loader, name, layout, threads)
     device = pick_device(device)
     seed, batches = seed_of(seed, train_loader), batches_of(train_loader)
@@ -500,7 +506,7 @@ def fit(
             options = {"l1": recipe.l1, "l2": recipe.l2, "scaler": scaler} | compute
             if scaler is None and replayable(net, device):
                 options["replay"] = Replay(optimizer)
-            training = _Training(net, train_loader, recipe, history, schedule, store, stop, options)
+            training = _Training(net, train_loader, recipe, history, schedule, store, stop, resume, options)
             with schedule.bar(history, begun, progress) as bar:
                 for epoch in range(history.epochs, recipe.epochs):
                     training.epoch(epoch, begun, bar)
@@ -514,7 +520,8 @@ def fit(
             if test_loader is not None:
                 _test_flips(history, net, test_loader, **compute)
             if store is not None:
-                store.finish()
+                store.finish(history)
+            training.stop_if_asked(0)
     return history
 
 
@@ -558,6 +565,7 @@ class _Training:
     schedule: _Schedule
     store: Checkpoint | None
     stop: Stop
+    resume: bool  # whether the same call goes on from the checkpoint
     options: dict[str, Any]  # for `train`
 
     def epoch(self, epoch: int, begun: Partial | None, bar: tqdm) -> None:
@@ -569,8 +577,9 @@ class _Training:
         def after_step() -> None:
             done.seconds = earlier + time.perf_counter() - began
             if self.stop.number or (self.store is not None and self.store.due):
+                self._check_weights(done.batches - 1)
                 self._save(done)
-                self._stop_if_asked(done.batches)
+                self.stop_if_asked(done.batches)
 
         try:
             loss, accuracy = train(
@@ -599,16 +608,27 @@ class _Training:
 
     def end_epoch(self) -> None:
         """Save the run after an epoch, if it has gone well, and stop it if that was asked for meanwhile."""
-        if self.history.loss and not math.isfinite(self.history.loss[-1]):
-            what = f"{self.history.evaluated_on} loss"
-            error = Diverged(what, self.history.loss[-1], self.history.lr[-1])
+        try:
+            self._check_figures()
+        except Diverged as error:
             self.history.drop_epoch()
             error.epoch, error.history = self.history.epochs, self.history
-            raise error
+            raise
         last = self.history.epochs == self.recipe.epochs
         if self.store is not None and (last or self.stop.number or self.store.cheap):
             self.store.save(self.history)
-        self._stop_if_asked(0)
+        self.stop_if_asked(0)
+
+    def _check_figures(self) -> None:
+        if self.history.loss and not math.isfinite(self.history.loss[-1]):
+            raise Diverged(f"{self.history.evaluated_on} loss", self.history.loss[-1], self.history.lr[-1])
+        self._check_weights(None)
+
+    def _check_weights(self, step: int | None) -> None:
+        """Raise Diverged if a weight is not finite: such a network must not replace a good one."""
+        if not all_finite(self.net.parameters()):
+            worst = sum(float(weight.detach().abs().sum()) for weight in self.net.parameters())  # inf or nan
+            raise Diverged("sum of the weights", worst, learning_rate(self.schedule.optimizer), step)
 
     def _save(self, done: Partial) -> None:
         if self.store is not None:
@@ -616,7 +636,8 @@ class _Training:
             done.states = all_random_states(self.loader, self.net, self.options["device"])
             self.store.save(self.history, done)
 
-    def _stop_if_asked(self, batches: int) -> None:
+    def stop_if_asked(self, batches: int) -> None:
+        """Raise Interrupted if a signal asked for it. batches: those of the epoch that was begun."""
         if self.stop.number:
             raise self._interrupted(batches)
 
@@ -627,7 +648,8 @@ class _Training:
         end = "nothing is saved, since it has no checkpoint"
         if self.store is not None:
             saved = self.store.failure is None
-            end = f"the same call goes on from {self.store.path}" if saved else str(self.store.failure)
+            call = "the same call goes on" if self.resume else "with resume=True (without --fresh) it goes on"
+            end = f"{call} from {self.store.path}" if saved else str(self.store.failure)
         return Interrupted(f"{self.history.name} stopped {place}; {end}", self.history, self.stop.number)
 
 

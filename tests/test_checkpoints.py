@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import zipfile
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch
 from torch import nn
 
 import lab.checkpoints
-from lab.checkpoints import Checkpoint, Partial, previous, read_checkpoint
+from lab.checkpoints import Checkpoint, NotSaved, Partial, all_finite, previous, read_checkpoint
+from lab.files import held
 from lab.loaders import Rest, all_random_states
 from lab.recipes import Recipe
 from lab.records import History, weights_digest
@@ -175,7 +177,8 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before_with_a_warning_that_
     saved_twice(path)
     Checkpoint(path, *trained()).save(reached(1.0, 0.5))
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
-    with pytest.warns(UserWarning, match=r"run\.checkpoint: it is damaged.*from .*run\.checkpoint\.previous"):
+    said = r"run\.checkpoint: (it is damaged|the checksum).*from .*run\.checkpoint\.previous"
+    with pytest.warns(UserWarning, match=said):
         saved = read_checkpoint(path)
     assert saved.history.train_loss == [1.0, 0.5]
 
@@ -196,10 +199,184 @@ def test_if_both_are_damaged_the_error_says_so_and_both_stay(path, damage):
     content = DAMAGES[damage](path.read_bytes())
     for file in (path, previous(path)):
         file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"run\.checkpoint is not .*damaged.*resume=False") as error:
+    with pytest.raises(
+        ValueError, match=r"run\.checkpoint is not .*(damaged|checksum).*resume=False"
+    ) as error:
         read_checkpoint(path)
     assert "weights_only" not in str(error.value)
     assert path.read_bytes() == previous(path).read_bytes() == content
+
+
+def test_a_damaged_checkpoint_never_takes_the_place_of_the_good_one_before(path):
+    first, _ = saved_twice(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    net, optimizer = trained()
+    store = Checkpoint(path, net, optimizer)
+    with pytest.warns(UserWarning, match="goes on from"):
+        store.restore(read_checkpoint(path))
+    optimizer.step()
+    store.save(reached(1.0, 0.5))
+    assert read_checkpoint(path).history.epochs == 2
+    path.unlink()
+    with pytest.warns(UserWarning, match="missing; the run goes on from"):
+        saved = read_checkpoint(path)
+    Checkpoint(path, net, optimizer).restore(saved)
+    assert weights_digest(net) == first
+    store.save(reached(1.0, 0.5))
+    store.save(reached(1.0, 0.5, 0.25))  # from now on, the newest one is kept again
+    assert read_checkpoint(previous(path)).history.epochs == 2
+
+
+def test_a_checkpoint_of_a_later_version_is_refused_instead_of_replaced_by_the_one_before(path):
+    saved_twice(path)
+    state = torch.load(path, weights_only=True)
+    torch.save(state | {"format": 4}, path)
+    with pytest.raises(ValueError, match=r"run\.checkpoint cannot be read: its format is 4, .* up to 3; to"):
+        read_checkpoint(path)
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_replaced_by_the_one_before(path, monkeypatch):
+    saved_twice(path)
+
+    def refuse(self):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(type(path), "read_bytes", refuse)
+    with pytest.raises(ValueError, match=r"run\.checkpoint cannot be read: .*Permission denied"):
+        read_checkpoint(path)
+
+
+def test_a_loop_of_links_is_named_and_starting_again_replaces_it(path):
+    path.parent.mkdir()
+    path.symlink_to(path.name)
+    with held(path), pytest.raises(ValueError, match=r"cannot be read: .*symbolic links.*resume=False"):
+        read_checkpoint(path)
+    Checkpoint(path, *trained()).save(reached(1.0))
+    assert read_checkpoint(path).history.epochs == 1
+
+
+@pytest.mark.parametrize("part", ["net", "optimizer", "scaler", "history"])
+def test_a_checkpoint_that_lacks_a_part_says_which(path, part):
+    Checkpoint(path, *trained()).save(reached(1.0))
+    state = torch.load(path, weights_only=True)
+    del state[part]
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=rf"run\.checkpoint: it lacks {part}; to start again"):
+        read_checkpoint(path)
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(path):
+    path.parent.mkdir()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="not a regular file"):
+        read_checkpoint(path)
+
+
+# ---- Checkpoints from elsewhere ----------------------------------------------------------------------
+
+
+def parts_of(path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as file:
+        return {name: file.read(name) for name in file.namelist()}
+
+
+def packed(path, parts: dict[str, bytes], compression=zipfile.ZIP_STORED) -> None:
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, part in parts.items():
+            file.writestr(name, part)
+
+
+def test_a_compressed_checkpoint_is_refused_unopened(path):
+    Checkpoint(path, *trained()).save(reached(1.0))
+    parts = parts_of(path)
+    packed(path, parts)
+    assert read_checkpoint(path).history.epochs == 1  # it is not refused for who packed it
+    packed(path, parts | {"archive/data/99": bytes(20_000_000)}, zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match="its parts are compressed, or larger than the file"):
+        read_checkpoint(path)
+
+
+BOMBS = {
+    "a program": b"\x80\x02c__builtin__\nexec\n(X\x01\x00\x00\x001tR.",
+    "an array of any size": b"\x80\x02c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R.",
+    "a list of one list, twice": b"\x80\x02]q\x00(]q\x01h\x01e.",
+    "a pair of one pair, twice": b"\x80\x02K\x01K\x02\x86q\x01h\x01\x86q\x02h\x02\x86.",
+    "a pair of texts, twice": b"\x80\x02X\x01\x00\x00\x001K\x02\x86q\x01h\x01\x86.",
+    "nested lists": b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
+    "more than history and states need": b"\x80\x02X\xff\xff\xff\x01" + bytes(2**25 - 1) + b".",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_checkpoint_that_would_fill_the_memory_is_refused(path, name):
+    Checkpoint(path, *trained()).save(reached(1.0))
+    packed(path, parts_of(path) | {"archive/data.pkl": BOMBS[name]})
+    with pytest.raises(ValueError, match="is not a checkpoint that this version can read") as error:
+        read_checkpoint(path)
+    told = {"a program": "holds GLOBAL", "an array": "holds GLOBAL", "a list": "in it twice"}
+    told |= {"a pair": "in it twice", "more": "one pickle of at most"}
+    assert all(text in str(error.value) for start, text in told.items() if name.startswith(start))
+
+
+def test_numbers_that_two_groups_share_are_no_bomb(path):
+    net = network()
+    groups = [{"params": [each]} for each in net.parameters()]
+    optimizer = torch.optim.AdamW(groups, betas=(0.8, 0.9))
+    Checkpoint(path, net, optimizer).save(reached(1.0))
+    assert {group["betas"] for group in read_checkpoint(path).state["optimizer"]["param_groups"]} == {
+        (0.8, 0.9)
+    }
+
+
+def test_a_tensor_that_unfolds_to_more_than_the_file_is_refused(path):
+    Checkpoint(path, *trained()).save(reached(1.0))
+    state = torch.load(path, weights_only=True)
+    state["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(1).expand(10**9)
+    torch.save(state, path)
+    with pytest.raises(ValueError, match="a tensor is larger than the file"):
+        read_checkpoint(path)
+
+
+def test_a_state_that_no_file_may_hold_is_found_out_in_the_rehearsal(path):
+    class Counting(torch.optim.SGD):
+        def state_dict(self):
+            return super().state_dict() | {"seen": bytearray(3)}
+
+    net = network()
+    with pytest.raises(ValueError, match=r"could not be saved to .*: it holds GLOBAL .*bytearray"):
+        Checkpoint(path, net, Counting(net.parameters(), lr=0.1)).rehearse(reached())
+
+
+def test_a_checkpoint_of_another_network_or_optimizer_is_an_error_that_names_it(path):
+    Checkpoint(path, *trained()).save(reached(1.0))
+    saved = read_checkpoint(path)
+    other = nn.Linear(2, 2)
+    sgd = torch.optim.SGD(other.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"run\.checkpoint does not fit this run: .*resume=False"):
+        Checkpoint(path, other, sgd).restore(saved)
+    net = network()
+    one_group_more = torch.optim.SGD([{"params": [each]} for each in net.parameters()], lr=0.1)
+    with pytest.raises(ValueError, match=r"run\.checkpoint does not fit this run: "):
+        Checkpoint(path, net, one_group_more).restore(saved)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_restored(path, value):
+    net, optimizer = trained()
+    with torch.no_grad():
+        net[0].weight[0, 0, 0, 0] = value
+    Checkpoint(path, net, optimizer).save(reached(1.0))
+    with pytest.raises(ValueError, match=r"run\.checkpoint holds weights that are not finite; to start"):
+        Checkpoint(path, *trained()).restore(read_checkpoint(path))
+
+
+def test_all_finite_looks_at_every_number_of_every_kind_of_tensor():
+    whole = torch.tensor([2**40])
+    assert all_finite([])
+    assert all_finite([whole])
+    assert all_finite([whole, torch.tensor([1.0, -2.0])])
+    assert not all_finite([torch.ones(2), torch.tensor([1.0, float("nan")])])
+    assert not all_finite([torch.tensor([[1.0], [-float("inf")]]), torch.ones(2)])
 
 
 def test_a_foreign_file_is_refused_without_torch_s_advice_to_execute_it(path):
@@ -224,11 +401,14 @@ def test_on_a_full_disk_the_state_before_stays_and_the_end_says_what_is_missing(
             store.save(reached(1.0, 0.5))
         store.save(reached(1.0, 0.5, 0.25))  # says it once
         with pytest.raises(OSError, match=r"is not saved: could not write .*No space left on device"):
-            store.finish()
+            store.finish(reached(1.0, 0.5))
+        with pytest.raises(NotSaved) as error:
+            store.finish(reached(1.0, 0.5, 0.25))
+    assert error.value.history == reached(1.0, 0.5, 0.25)
+    assert error.value.net is store.net
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
-    store.save(reached(1.0, 0.5, 0.25))  # there is space again
-    store.finish()
+    store.finish(reached(1.0, 0.5, 0.25))  # tries again, and there is space again
     assert read_checkpoint(path).history.epochs == 3
 
 

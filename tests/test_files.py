@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import lab.files
-from lab.files import held, write_whole
+from lab.files import check_writable, held, write_whole
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -121,23 +121,62 @@ def test_a_path_held_by_a_killed_process_is_free_and_its_temporary_files_are_cle
     assert sorted(os.listdir(tmp_path)) == sorted(others)
 
 
+def _refused(path, errors):
+    try:
+        with held(path):
+            pass
+    except OSError as error:
+        errors.append(str(error))
+
+
 def test_a_thread_may_hold_a_path_again_and_another_thread_may_not(tmp_path):
     errors = []
-
-    def other():
-        try:
-            with held(tmp_path / "x"):
-                pass
-        except OSError as error:
-            errors.append(str(error))
-
     with held(tmp_path / "x"):
         with held(tmp_path / ".." / tmp_path.name / "x"):
             pass
-        thread = threading.Thread(target=other)
+        thread = threading.Thread(target=_refused, args=(tmp_path / "x", errors))
         thread.start()
         thread.join()
     assert f"in use by process {os.getpid()}" in errors[0]
+
+
+def test_a_path_is_held_also_if_there_is_no_space_to_say_by_whom(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with held(tmp_path / "x"):
+        thread = threading.Thread(target=_refused, args=(tmp_path / "x", found := []))
+        thread.start()
+        thread.join()
+    assert "x is in use by another process" in found[0]
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_loop_of_links_is_held_like_any_path(tmp_path):
+    (tmp_path / "x").symlink_to("x")
+    with held(tmp_path / "x"):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["a file", "a loop of links", "below a file"])
+def test_a_folder_that_takes_no_file_is_named_with_the_reason(tmp_path, kind):
+    place = tmp_path / "place"
+    if kind == "a loop of links":
+        place.symlink_to(place.name)
+    else:
+        place.write_bytes(b"")
+    place = place / "folder" if kind == "below a file" else place
+    with pytest.raises(OSError, match=f"^{place} cannot be written: (File exists|Not a directory)$"):
+        check_writable(place)
+
+
+def test_a_folder_that_takes_files_is_made_and_nothing_in_it_is_touched(tmp_path):
+    check_writable(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    (tmp_path / "trial").write_text("mine")
+    check_writable(tmp_path)
+    assert (tmp_path / "trial").read_text() == "mine"
 
 
 def test_on_a_file_system_without_locks_a_path_is_held_all_the_same(tmp_path, monkeypatch):

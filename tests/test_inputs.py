@@ -36,11 +36,12 @@ from lab.data import (
     seed_bits,
     split,
 )
-from lab.experiment import MAX_STEM, Experiment
+from lab.experiment import MAX_STEM, Experiment, run
 from lab.machine import pick_device
 from lab.optim import OPTIMIZERS, SCHEDULES, Muon
 from lab.recipes import MAX_SCALE, RECIPES, Recipe
 from lab.records import History
+from lab.study import run_each
 from lab.training import distilled, evaluate, fit, train
 from model import CONVS, NORMS, Net
 
@@ -336,6 +337,24 @@ REFUSED = {
     "fit: recipe by name": (
         lambda: fitted(recipe="default"),
         "recipe='default' must be a Recipe; RECIPES has",
+    ),
+    "fit: network by name": (
+        lambda: fit("Net", [(IMAGES, LABELS)], None, Recipe(), **QUIET),
+        "net is of type str: expected a torch.nn.Module",
+    ),
+    "fit: resume='no'": (lambda: fitted(resume="no"), "resume='no' must be True or False"),
+    "fit: progress=1": (
+        lambda: fit(linear(), [(IMAGES, LABELS)], None, Recipe(), device="cpu", progress=1),
+        "progress=1 must be True or False",
+    ),
+    "fit: measure_peak='yes'": (lambda: fitted(measure_peak="yes"), "measure_peak='yes' must be True or"),
+    "run: recipe": (
+        lambda: run(Recipe(), "nowhere"),
+        "experiment is of type Recipe: expected an Experiment",
+    ),
+    "run_each: one experiment": (
+        lambda: run_each(Experiment("one", Recipe()), "nowhere"),
+        "experiments: expected several Experiments, such as a list; `run` carries out one",
     ),
     "fit: seed=0.5": (lambda: fitted(seed=0.5), "seed=0.5 must be an integer"),
     "fit: seed='1'": (lambda: fitted(seed="1"), "seed='1' must be an integer"),

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,12 @@ from torch import nn
 
 import lab.checkpoints
 import lab.files
+import lab.records
 import lab.training
-from lab.checkpoints import previous, read_checkpoint
+from lab.checkpoints import NotSaved, previous, read_checkpoint
 from lab.data import loaders_from, stand_in
 from lab.experiment import Experiment, run
-from lab.interrupts import Interrupted
+from lab.interrupts import Interrupted, Terminated, terminable
 from lab.recipes import Recipe
 from lab.records import History, weights_digest
 from lab.study import run_each
@@ -195,6 +197,27 @@ def test_a_signal_stops_a_run_after_the_step_with_nothing_lost(data, path, unbro
     assert (weights_digest(again), figures(history)) == unbroken
 
 
+def test_a_signal_during_the_last_test_stops_the_run_with_nothing_lost(data, path, unbroken, monkeypatch):
+    real = lab.training._test_flips
+
+    def stopping(*arguments, **compute):
+        signal.raise_signal(signal.SIGINT)
+        real(*arguments, **compute)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.training, "_test_flips", stopping)
+        with pytest.raises(Interrupted, match="stopped after 3 of 3 epochs; the same call goes on from"):
+            trained(path, data)
+    net, history = trained(path, data)
+    assert (weights_digest(net), figures(history)) == unbroken
+
+
+def test_a_stopped_run_that_was_to_start_again_says_how_to_go_on(data, path):
+    net = at_step(dropout_net(), 2, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Interrupted, match=r"steps; with resume=True \(without --fresh\) it goes on from"):
+        trained(path, data, net, resume=False)
+
+
 def test_a_second_ctrl_c_stops_at_once(data, path):
     def twice():
         signal.raise_signal(signal.SIGINT)
@@ -263,6 +286,32 @@ def test_a_stopped_cell_returns_the_runs_so_far_and_running_it_again_goes_on(
         assert weights_digest(found.net) == weights_digest(straight[label].net)
 
 
+def test_the_teacher_s_run_is_not_taken_for_the_one_that_was_asked_for(data, tmp_path, monkeypatch, capsys):
+    teacher = Recipe(epochs=2, batch_size=16)
+    recipe = Recipe(epochs=1, batch_size=16, teacher=teacher)
+    real = lab.training._test_epoch
+
+    def stopping(*arguments, **compute):
+        real(*arguments, **compute)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(lab.training, "_test_epoch", stopping)
+    experiment = Experiment("pupil", recipe, norm="none", dataset="stand-in")
+    options = {"data": data, "device": "cpu", "threads": 1, "progress": False}
+    assert run_each([experiment], tmp_path, **options) == {}
+    assert "stopped after 1 of 2 epochs" in capsys.readouterr().err
+
+
+def test_a_cell_that_is_stopped_before_the_training_says_so(monkeypatch, capsys):
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lab.study.run", stopped)
+    assert run_each([Experiment("one", Recipe())]) == {}
+    told = "\nstopped before the training. Cells below this one go on with what there is.\n"
+    assert capsys.readouterr().err == told
+
+
 def command(*arguments, **options):
     words = ("train", "--dataset", "stand-in", "--recipe", "minute", "--dtype", "float32", *arguments)
     return subprocess.Popen(
@@ -289,19 +338,70 @@ def test_ctrl_c_on_the_command_line_prints_a_line_and_the_status_is_that_of_the_
     assert [file.name for file in tmp_path.iterdir()] == ["minute-batch-mixed-seed0.checkpoint"]
 
 
-def test_ctrl_c_on_a_pool_stops_its_runs_with_everything_saved_and_without_tracebacks(tmp_path):
+def pool(folder: Path) -> subprocess.Popen:
+    """Three runs on two processes; returns once two train."""
     seeds = ("--processes", "2", "--seed", "0", "1", "2")
-    process = command("--out", str(tmp_path), *seeds, start_new_session=True)
-    while len(list(tmp_path.glob("*.lock"))) < 2:
+    process = command("--out", str(folder), *seeds, start_new_session=True)
+    while len(list(folder.glob("*.lock"))) < 2:
         assert process.poll() is None
         time.sleep(0.1)
-    time.sleep(2)  # until both train
+    time.sleep(3)
+    return process
+
+
+POOL = [f"minute-batch-mixed-seed{seed}.checkpoint" for seed in (0, 1)]
+
+
+def test_ctrl_c_on_a_pool_stops_its_runs_with_everything_saved_and_without_tracebacks(tmp_path):
+    process = pool(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
     _, rest = process.communicate(timeout=120)
     assert process.returncode == 130
+    assert rest.strip().splitlines()[-1] == "stopped"
     assert "Traceback" not in rest
-    names = [f"minute-batch-mixed-seed{seed}.checkpoint" for seed in (0, 1)]
-    assert sorted(file.name for file in tmp_path.iterdir()) == names
+    assert sorted(file.name for file in tmp_path.iterdir()) == POOL
+
+
+def test_a_request_to_end_a_pool_stops_its_runs_with_everything_saved(tmp_path):
+    process = pool(tmp_path)
+    process.terminate()  # it alone, as a scheduler does
+    _, rest = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert "Traceback" not in rest
+    assert rest.strip().splitlines()[-1] == "stopped"
+    assert sorted(file.name for file in tmp_path.iterdir()) == POOL
+
+
+def test_the_runs_of_a_pool_that_is_killed_save_their_states_and_end(tmp_path):
+    process = pool(tmp_path)
+    process.kill()
+    process.communicate(timeout=120)  # which waits until its children have closed the pipe, too
+    assert sorted(file.name for file in tmp_path.iterdir()) == POOL
+
+
+def test_a_request_to_end_is_left_to_a_program_that_handles_it_and_to_other_threads():
+    def own(number, frame):
+        raise AssertionError
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        with terminable():
+            assert signal.getsignal(signal.SIGTERM) == own
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(Terminated), terminable():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
+    seen = []
+
+    def elsewhere():
+        with terminable():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert seen == [before]
 
 
 # ---- Long epochs, full disks, two processes --------------------------------------------------------
@@ -345,6 +445,44 @@ def test_a_full_disk_does_not_end_a_run_before_its_end(data, path, unbroken, mon
         trained(path, data, net)
     assert weights_digest(net) == unbroken[0]
     assert read_checkpoint(path).history.epochs == 1
+
+
+ONE = Experiment("one", Recipe(epochs=1, batch_size=16), norm="none", dataset="stand-in")
+
+
+def full_for(monkeypatch, *endings: str) -> None:
+    """Let the disk be too full for files with these endings."""
+
+    def write(real, target, content, **options):
+        if target.suffix in endings:
+            raise OSError(f"could not write {target}, which needs {len(content):,} bytes: No space left")
+        return real(target, content, **options)
+
+    for module in (lab.checkpoints, lab.records):
+        monkeypatch.setattr(module, "write_whole", partial(write, module.write_whole))
+
+
+def not_saved(folder: Path, data) -> NotSaved:
+    said = pytest.warns(UserWarning, match="No space left")
+    with said, pytest.raises(NotSaved, match=r"not saved: could not write .*one-seed0\.checkpoint") as error:
+        run(ONE, folder, data=data, device="cpu", threads=1, progress=False)
+    return error.value
+
+
+def test_on_a_disk_too_full_for_the_checkpoint_record_and_network_are_saved(data, tmp_path, monkeypatch):
+    full_for(monkeypatch, ".checkpoint")
+    error = not_saved(tmp_path, data)
+    history, net = History.load(tmp_path / "one-seed0.json"), Net.load(tmp_path / "one-seed0.pt")
+    assert history.epochs == 1
+    assert weights_digest(net) == weights_digest(error.net)
+    assert net.metadata == history.to_dict()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_on_a_disk_too_full_for_anything_the_error_names_the_checkpoint(data, tmp_path, monkeypatch):
+    full_for(monkeypatch, ".checkpoint", ".json")
+    assert not_saved(tmp_path, data).history.epochs == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_second_process_on_the_same_run_is_told_so_and_harms_nothing(data, path, unbroken):
@@ -400,6 +538,47 @@ def test_a_rate_that_is_far_too_high_ends_in_an_error_and_no_network_of_nan_is_s
         run(experiment, tmp_path, data=data, device="cpu", threads=1, progress=False)
     assert not list(tmp_path.glob("*.pt"))
     assert not list(tmp_path.glob("*.json"))
+
+
+def ruined_at(net: nn.Module, number: int) -> nn.Module:
+    """The network, whose gradients are infinite from the training step of this number on, from 0."""
+    weight = net[0].output.weight
+    return at_step(net, number, lambda: weight.register_hook(lambda grad: grad * math.inf))
+
+
+def signalled_at(net: nn.Module, number: int) -> nn.Module:
+    return at_step(net, number, lambda: signal.raise_signal(signal.SIGINT))
+
+
+def finite(saved) -> bool:
+    return all(tensor.isfinite().all() for tensor in saved.state["net"].values())
+
+
+def test_weights_that_are_ruined_in_the_step_in_which_a_run_is_stopped_are_not_saved(data, path):
+    net = signalled_at(ruined_at(dropout_net(), 15), 15)
+    told = r"the sum of the weights is (nan|inf) in step 3 of epoch 2, with a learning rate of"
+    with pytest.raises(Diverged, match=told) as error:
+        trained(path, data, net)
+    assert error.value.history.epochs == 1
+    saved = read_checkpoint(path)
+    assert (saved.history.epochs, saved.partial, finite(saved)) == (1, None, True)
+
+
+@pytest.mark.usefixtures("every_step")
+def test_weights_that_are_ruined_are_not_saved_when_it_is_time_to_save(data, path):
+    with pytest.raises(Diverged, match="the sum of the weights is"):
+        trained(path, data, ruined_at(dropout_net(), 15))
+    saved = read_checkpoint(path)
+    assert (saved.partial.batches, finite(saved)) == (2, True)
+
+
+def test_weights_that_are_ruined_in_the_last_step_of_an_epoch_end_the_run(data, path):
+    net = ruined_at(dropout_net(), 25)
+    train_loader, _ = loaders_from(data, RECIPE.batch_size, device="cpu")
+    with pytest.raises(Diverged, match=r"the sum of the weights is (nan|inf) in epoch 2, with") as error:
+        fit(net, train_loader, None, RECIPE, checkpoint=path, **QUIET)
+    assert error.value.history.epochs == 1
+    assert (read_checkpoint(path).history.epochs, finite(read_checkpoint(path))) == (1, True)
 
 
 def test_a_test_loss_that_is_not_finite_stops_the_run_too(data, path, monkeypatch):

@@ -136,6 +136,24 @@ def test_a_folder_without_records_is_an_error_that_names_it(tmp_path):
         load_results(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["missing", "a file", "a loop of links"])
+def test_what_is_not_a_folder_is_an_error_that_names_it(tmp_path, kind):
+    place = tmp_path / "place"
+    if kind == "a file":
+        record().save(place)
+    elif kind == "a loop of links":
+        place.symlink_to(place.name)
+    with pytest.raises(NotADirectoryError, match=f"{place} is not a folder; give one with records"):
+        load_results(place)
+
+
+def test_a_record_that_is_a_loop_of_links_is_an_error_that_names_it(tmp_path):
+    record().save(tmp_path / "a.json")
+    (tmp_path / "loop.json").symlink_to("loop.json")
+    with pytest.raises(OSError, match=r"symbolic links: .*loop\.json"):
+        load_results(tmp_path)
+
+
 def test_a_json_file_that_is_not_a_record_is_an_error_that_names_it(tmp_path):
     record().save(tmp_path / "a.json")
     for content in ('{"a": 1}', "{", "[]", '{"plan": {}, "summary": {}}'):

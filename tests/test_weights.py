@@ -1,5 +1,6 @@
 """Trained weights: saved and loaded, what is refused, pictures in and predictions out, the hub."""
 
+import errno
 import hashlib
 import os
 import re
@@ -119,6 +120,8 @@ def test_a_network_built_with_a_callable_is_not_written(tmp_path, options):
         ({"accuracy": np.float64(0.5)}, r"metadata\['accuracy'\]=.*float64"),
         ({"runs": [{"seed": torch.tensor(0)}]}, r"metadata\['runs'\]\[0\]\['seed'\]=tensor\(0\)"),
         ({("a", b"b"): 1}, r"key of metadata\[1\]=b'b'"),
+        ({"loss": [0.5, float("nan")]}, r"metadata\['loss'\]\[1\]=nan must be finite"),
+        ({"loss": float("-inf")}, r"metadata\['loss'\]=-inf must be finite"),
     ],
 )
 def test_metadata_that_is_not_plain_data_is_named(saved, metadata, told):
@@ -288,6 +291,40 @@ def test_saving_to_a_folder_is_an_error_and_leaves_no_file(saved):
         saved[0].save(folder)
     assert os.listdir(folder.parent) == ["weights"]
     assert os.listdir(folder) == ["small.pt"]
+
+
+def test_on_a_full_disk_the_old_file_stays_and_the_error_says_what_is_needed(saved, monkeypatch):
+    net, path = saved
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    told = rf"could not write {path}, which needs [1-9][\d,]+ bytes: No space left on device"
+    with pytest.raises(OSError, match=told):
+        net.save(path)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "net.pt")
+    with pytest.raises(ValueError, match=r"net\.pt is not a file"):
+        Net.load(tmp_path / "net.pt")
+
+
+def test_a_loop_of_links_is_an_error_that_names_it(tmp_path):
+    loop = tmp_path / "minute.pt"
+    loop.symlink_to(loop.name)
+    with pytest.raises(OSError, match=rf"symbolic links: '{loop}'"):
+        Net.load(loop)
+    with pytest.raises(FileNotFoundError, match=rf"no minute\.pt in {tmp_path}"):
+        Net.from_pretrained("minute", tmp_path)
+    folder = tmp_path / "folder"
+    folder.symlink_to(folder.name)
+    with pytest.raises(FileNotFoundError, match=rf"no minute\.pt in {folder}"):
+        Net.from_pretrained("minute", folder)
 
 
 def test_a_network_that_could_not_be_loaded_again_does_not_replace_a_file(saved):
