@@ -242,7 +242,7 @@ def _tensors(value) -> Iterator[Tensor]:
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether no tensor holds NaN or an infinite number."""
-    found = [tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point()]
+    found = [tensor.isfinite().all() for tensor in tensors]
     return bool(torch.stack(found).all()) if found else True
 
 

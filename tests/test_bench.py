@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import lab.machine
 from lab import bench
-from lab.__main__ import main
+from lab.commands import main
 from lab.data import STAND_IN, normalize, stand_in
 from lab.machine import number_format
 from lab.recipes import RECIPES

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import lab.training
-from lab.__main__ import main
 from lab.checks import as_integer, as_number
+from lab.commands import main
 from lab.data import (
     Augment,
     Dataset,
@@ -657,7 +657,7 @@ def command(*arguments: str) -> tuple[int, str]:
 def started(monkeypatch):
     """The experiments that a command starts; nothing is trained."""
     found = []
-    monkeypatch.setattr("lab.__main__.run_all", lambda experiments, **_: found.extend(experiments) or [])
+    monkeypatch.setattr("lab.commands.run_all", lambda experiments, **_: found.extend(experiments) or [])
     return found
 
 
@@ -936,9 +936,9 @@ def no_work(*_, **__):
 def test_any_command_line_ends_with_status_0_or_2_and_without_a_traceback(arguments, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.chdir(tmp_path)
-        patch.setattr("lab.__main__.run_all", lambda *_, **__: [])
+        patch.setattr("lab.commands.run_all", lambda *_, **__: [])
         for name in ("ladder_table", "run", "load_dataset", "report_folder", "card", "assess"):
-            patch.setattr(f"lab.__main__.{name}", no_work)
+            patch.setattr(f"lab.commands.{name}", no_work)
         patch.setattr("lab.publish.publish", no_work)
         status, errors = command(*arguments)
     assert status in (0, 2)

@@ -338,6 +338,22 @@ def test_ctrl_c_on_the_command_line_prints_a_line_and_the_status_is_that_of_the_
     assert [file.name for file in tmp_path.iterdir()] == ["minute-batch-mixed-seed0.checkpoint"]
 
 
+def test_ctrl_c_while_modules_are_imported_prints_a_line_and_no_traceback():
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "lab", "report"],
+        cwd=HERE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while " torch." not in process.stderr.readline():  # of torch there are a thousand
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=120)
+    said = [line for line in rest.splitlines() if line and not line.startswith("import time")]
+    assert (process.returncode, said) == (130, ["stopped"])
+
+
 def pool(folder: Path) -> subprocess.Popen:
     """Three runs on two processes; returns once two train."""
     seeds = ("--processes", "2", "--seed", "0", "1", "2")

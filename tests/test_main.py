@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab.__main__ import main
+from lab.commands import main
 from lab.data import STAND_IN_CLASSES, load_dataset, loaders_from, stand_in
 from lab.download import DownloadFailed
 from lab.experiment import ABLATIONS, PREPROCESSING
+from lab.interrupts import Terminated
 from lab.recipes import RECIPES
 from lab.records import History
 from lab.report import assess
@@ -284,16 +285,34 @@ def test_several_seeds_give_a_line_each(capsys, tmp_path):
 
 def test_the_ladder_trains_its_runs_one_after_another_and_prints_the_table(capsys, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("lab.__main__.load_dataset", lambda *arguments: arguments)
+    monkeypatch.setattr("lab.commands.load_dataset", lambda *arguments: arguments)
     monkeypatch.setattr(
-        "lab.__main__.run_all", lambda experiments, out, **options: asked.append((experiments, out, options))
+        "lab.commands.run_all", lambda experiments, out, **options: asked.append((experiments, out, options))
     )
-    monkeypatch.setattr("lab.__main__.ladder_table", lambda histories: "the table")
+    monkeypatch.setattr("lab.commands.ladder_table", lambda histories: "the table")
     assert run(capsys, "ladder", "--only", "minute", "--out", tmp_path) == (0, "the table\n", "")
     ((experiments, out, options),) = asked
     assert [(each.label, each.seed) for each in experiments] == [("minute-batch-mixed", n) for n in range(5)]
     assert out == tmp_path
     assert options == {"data": ("cifar10", None), "device": None}
+
+
+@pytest.mark.parametrize(
+    ("stop", "told", "expected"),
+    [
+        (KeyboardInterrupt(), "stopped", 130),
+        (KeyboardInterrupt("one stopped after 1 of 2 epochs"), "one stopped after 1 of 2 epochs", 130),
+        (Terminated("stopped"), "stopped", 143),
+    ],
+)
+def test_what_is_stopped_ends_with_a_line_and_the_status_of_the_signal(
+    capsys, monkeypatch, stop, told, expected
+):
+    def stopped(*arguments, **options):
+        raise stop
+
+    monkeypatch.setattr("lab.commands.report_folder", stopped)
+    assert run(capsys, "report") == (expected, "", f"\n{told}\n")
 
 
 def test_publish_sets_the_address_given(capsys, monkeypatch):

@@ -12,7 +12,7 @@ import torch
 
 import model
 from lab import report
-from lab.__main__ import main
+from lab.commands import main
 from lab.data import STD, load_dataset, loaders_from, normalize
 from lab.experiment import PREPROCESSING, PUBLISHED
 from lab.recipes import RECIPES, Recipe

@@ -1,0 +1,371 @@
+"""Command line: train, evaluate and measure without the notebook. See `python -m lab train --help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+from lab.data import DATASETS, load_dataset
+from lab.experiment import ABLATIONS, DTYPES, Experiment, ablations, run
+from lab.machine import pick_device
+from lab.recipes import RECIPES
+from lab.report import SURE, assess, bench_text, card, files, ladder_table, report_folder
+from lab.study import LADDER, ladder_experiments, process_pool, run_all
+from model import CONVS, NORMS, PRETRAINED, Net, count_parameters
+
+HERE = Path(__file__).resolve().parent.parent
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for add in (
+        _add_train,
+        _add_ladder,
+        _add_ablate,
+        _add_evaluate,
+        _add_card,
+        _add_report,
+        _add_bench,
+        _add_publish,
+    ):
+        add(commands)
+    options = parser.parse_args(arguments)
+    try:
+        status = options.run(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader closed the pipe, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError, ArithmeticError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"\n{str(stop) or 'stopped'}", file=sys.stderr)
+        return 128 + getattr(stop, "number", signal.SIGINT)  # as shells count
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def _command(commands, name: str, run: Callable, *, help: str, description: str) -> argparse.ArgumentParser:
+    """A command's parser, which shows the defaults; `run` maps the parsed options to the exit status."""
+    parser = commands.add_parser(name, help=help, description=description, formatter_class=_Formatter)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_data_and_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dataset", choices=DATASETS, default="auto", help="auto: the stand-in as a last resort"
+    )
+    parser.add_argument("--root", type=Path, help="the folder that holds cifar-10-batches-py")
+    parser.add_argument("--device", help="cuda, mps or cpu; by default the first that is available")
+
+
+# ---- Training --------------------------------------------------------------------------------------
+
+
+def _add_train(commands) -> None:
+    parser = _command(
+        commands,
+        "train",
+        _train,
+        help="train a network by a named recipe",
+        description="Train a network by a named recipe. The last lines printed are one JSON object per run. "
+        "The folder gets the record, the network and, after every epoch, a checkpoint, from which the same "
+        "command continues; a finished run is not trained again.",
+    )
+    parser.add_argument("--recipe", choices=RECIPES, default="default", help="how to train, and what network")
+    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--name", help="name of the experiment; by default made from recipe, norm and conv")
+    parser.add_argument("--norm", choices=NORMS, default="batch", help="normalization")
+    parser.add_argument("--conv", choices=CONVS, default="mixed", help="convolution technique")
+    parser.add_argument("--processes", type=int, default=1, help="runs at once, if there are several seeds")
+    _add_run(parser, seeds="+")
+
+
+def _add_run(parser: argparse.ArgumentParser, validation: int = 0, seeds: str | None = None) -> None:
+    parser.add_argument(
+        "--seed",
+        type=int,
+        nargs=seeds,
+        default=[0] if seeds else 0,
+        help="for weights, data order and augmentation" + "; one run for each" * bool(seeds),
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the results")
+    _add_data_and_device(parser)
+    parser.add_argument(
+        "--validation",
+        type=int,
+        default=validation,
+        help="hold out this many training images and evaluate on them instead of the test images",
+    )
+    parser.add_argument("--limit", type=int, help="at most this many training and test images")
+    parser.add_argument("--dtype", choices=DTYPES, help="by default the fastest here, found by timing")
+    parser.add_argument("--threads", type=int, help="by default all, or fewer while the machine is busy")
+    parser.add_argument("--fresh", action="store_true", help="start again even if there is a checkpoint")
+
+
+def _train(options: argparse.Namespace) -> int:
+    experiments = [
+        Experiment.named(
+            options.recipe,
+            label=options.name,
+            epochs=options.epochs,
+            norm=options.norm,
+            conv=options.conv,
+            seed=seed,
+            **_fields(options),
+        )
+        for seed in options.seed
+    ]
+    first = {"recipe": options.recipe, "norm": options.norm, "conv": options.conv}
+    with process_pool(options.processes) if options.processes != 1 else nullcontext() as executor:
+        for history in run_all(experiments, executor=executor, **_settings(options)):
+            print(json.dumps(first | history.summary(), allow_nan=False))
+    return 0
+
+
+def _fields(options: argparse.Namespace) -> dict:
+    """What the options say about an experiment, apart from recipe and seed."""
+    return {name: getattr(options, name) for name in ("dataset", "validation", "limit", "dtype")}
+
+
+def _settings(options: argparse.Namespace) -> dict:
+    """What the options say about how an experiment is carried out."""
+    return {
+        "out": options.out,
+        "root": options.root,
+        "device": options.device,
+        "threads": options.threads,
+        "resume": not options.fresh,
+    }
+
+
+def _add_ladder(commands) -> None:
+    parser = _command(
+        commands,
+        "ladder",
+        _ladder,
+        help="measure how long this machine takes to reach each accuracy",
+        description="Train every rung of the ladder with its seeds, one run after another, because their "
+        "times count, and print a table. Runs that are finished are not trained again. For times that can be "
+        "compared, nothing else should run on the machine.",
+    )
+    names = [rung.recipe for rung in LADDER]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="only these rungs")
+    parser.add_argument("--out", type=Path, default=Path("runs/ladder"), help="folder for the results")
+    parser.add_argument("--root", type=Path, help="the folder that holds cifar-10-batches-py")
+    parser.add_argument("--device", help="cuda, mps or cpu; by default the first that is available")
+
+
+def _ladder(options: argparse.Namespace) -> int:
+    data = load_dataset("cifar10", options.root)
+    experiments = ladder_experiments(options.only, dataset="cifar10")
+    print(ladder_table(run_all(experiments, options.out, data=data, device=options.device)))
+    return 0
+
+
+def _add_ablate(commands) -> None:
+    parser = _command(
+        commands,
+        "ablate",
+        _ablate,
+        help="measure on held-out images what each choice of a frontier recipe gives",
+        description="Train by the shortened recipe: on smoothed labels, without its teacher (`labels`); with "
+        "a teacher that is trained first and shortened likewise (`teacher`); and with one change to `labels` "
+        "in each of the other runs. All are trained on the images that remain when some are held out, and "
+        "evaluated on those. A run whose checkpoint is in the folder continues from it. The last line "
+        "printed is a JSON object. On two cores all runs of `frontier` take an hour or two, those of "
+        "`frontier-small` half of that.",
+    )
+    parser.add_argument(
+        "--recipe",
+        choices=("frontier", "frontier-small"),
+        default="frontier",
+        help="what to shorten and change",
+    )
+    parser.add_argument("--epochs", type=int, default=8, help="epochs of each run")
+    parser.add_argument(
+        "--only", nargs="+", choices=ABLATIONS, default=list(ABLATIONS), help="only these runs"
+    )
+    _add_run(parser, validation=5_000)
+
+
+def _ablate(options: argparse.Namespace) -> int:
+    chosen = ablations(
+        options.recipe, epochs=options.epochs, only=options.only, seed=options.seed, **_fields(options)
+    )
+    histories = {
+        change: run(experiment, **_settings(options)).history for change, experiment in chosen.items()
+    }
+    summary = {
+        "recipe": options.recipe,
+        "dataset": next(iter(histories.values())).dataset,
+        "seed": options.seed,
+        "epochs": options.epochs,
+        "validation": options.validation,
+        "validation_accuracy": {change: history.accuracy[-1] for change, history in histories.items()},
+    }
+    print(json.dumps(summary, allow_nan=False))
+    return 0
+
+
+# ---- Trained networks ------------------------------------------------------------------------------
+
+
+def _add_evaluate(commands) -> None:
+    parser = _command(
+        commands,
+        "evaluate",
+        _evaluate,
+        help="run a trained network on the test images",
+        description="Run a trained network on the test images, in float32, one view of each. Prints its "
+        "accuracy in each class and overall; the last line is a JSON object.",
+    )
+    parser.add_argument("name", help=f"one of {', '.join(PRETRAINED)}; or a file (.pt) that train wrote")
+    _add_data_and_device(parser)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    device = pick_device(options.device)
+    if options.name in PRETRAINED:
+        net = Net.from_pretrained(options.name)
+    elif Path(options.name).is_file():
+        net = Net.load(options.name)
+    else:
+        raise ValueError(
+            f"{options.name!r} is neither a file nor one of the names {', '.join(map(repr, PRETRAINED))}"
+        )
+    data = load_dataset(options.dataset, options.root)
+    if net.classes not in (None, data.classes):
+        print(
+            f"warning: the classes of {data.name} are not those that {options.name} was trained on; "
+            "the figures say nothing about it",
+            file=sys.stderr,
+        )
+    net.to(device)
+    found = assess(net, data.test_images, data.test_labels, data.classes)
+    for label, accuracy in found.class_accuracies.items():
+        print(f"{label:<16} {accuracy:8.2%}")
+    print(f"{'all':<16} {found.accuracy:8.2%}")
+    print(f"{'all, with flips':<16} {found.accuracy_flips:8.2%}  (averaged with the mirror image)")
+    share = f"{found.unsure:.0%} of the images, with a confidence below {SURE}"
+    print(f"{'all, flips':<16} {found.accuracy_unsure:8.2%}  (averaged only for the unsure: {share})")
+    for true, predicted, count in found.confusions[:5]:
+        print(f"{true} predicted as {predicted}: {count} images")
+    summary = {
+        "name": options.name,
+        "test_accuracy": found.accuracy,
+        "test_accuracy_flips": found.accuracy_flips,
+        "test_accuracy_flips_where_unsure": found.accuracy_unsure,
+        "parameters": count_parameters(net),
+        "dataset": data.name,
+    }
+    print(json.dumps(summary, allow_nan=False))
+    return 0
+
+
+# ---- Tables ----------------------------------------------------------------------------------------
+
+
+def _add_card(commands) -> None:
+    parser = _command(
+        commands,
+        "card",
+        _card,
+        help="print the tables of weights/README.md",
+        description="Print the tables of weights/README.md, computed from the weights and the test images.",
+    )
+    parser.add_argument("--root", type=Path, help="the folder that holds cifar-10-batches-py")
+
+
+def _card(options: argparse.Namespace) -> int:
+    data = load_dataset("cifar10", options.root)
+    print(card(data.test_images, data.test_labels, data.classes))
+    print("\n" + files())
+    return 0
+
+
+def _add_report(commands) -> None:
+    parser = _command(
+        commands,
+        "report",
+        _report,
+        help="print the tables of results",
+        description="Print the tables of results that README.md shows, computed from one JSON file per run: "
+        "the mean over the seeds with its 95 % confidence interval, last epoch, one view of each image; "
+        "unfinished and untested runs are listed below; and the figures of the benchmark.",
+    )
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=HERE / "results", help="folder of the records"
+    )
+
+
+def _report(options: argparse.Namespace) -> int:
+    print(report_folder(options.folder))
+    return 0
+
+
+# ---- The benchmark, and publishing -----------------------------------------------------------------
+
+
+def _add_bench(commands) -> None:
+    parser = _command(
+        commands,
+        "bench",
+        _bench,
+        help="measure the speed of this machine, and how much of it training uses",
+        description="Measure, interleaved: matrix products, the conventional notebook recipe against ours, "
+        "every (norm, conv) pair, how a step grows with batch size, width and image size, the share of the "
+        "peak; also memory and the time to the first step. Prints a table and, as the last line, a JSON "
+        "object; every time goes to a JSON file, and a picture is drawn. Takes three to seven minutes.",
+    )
+    parser.add_argument("--quick", action="store_true", help="take seconds, only to show that it works")
+    _add_data_and_device(parser)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for the JSON file")
+    parser.add_argument("--images", type=Path, default=Path("runs/bench"), help="folder for the picture")
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from lab import bench, figures  # Matplotlib is slow to import, and no other command needs it
+
+    plan = bench.QUICK if options.quick else bench.FULL
+    result = bench.bench(plan, options.dataset, options.root, options.device)
+    bench.write(result, options.out)
+    figures.save(figures.plot_bench(result), options.images / f"bench{'-quick' * options.quick}.png")
+    print(bench_text(result))
+    print(json.dumps(result["summary"], allow_nan=False))
+    return 0
+
+
+def _add_publish(commands) -> None:
+    parser = _command(
+        commands,
+        "publish",
+        _publish,
+        help="set the address of the repository in all files",
+        description="Set the address of the repository at GitHub at once in the notebook, its Colab badge, "
+        "README.md and CITATION.cff.",
+    )
+    parser.add_argument("address", help="OWNER/NAME")
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from lab.publish import publish
+
+    publish(options.address)
+    return 0
