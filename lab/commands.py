@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lab.data import DATASETS, load_dataset
 from lab.experiment import ABLATIONS, DTYPES, Experiment, ablations, run
+from lab.files import check_writable
 from lab.machine import pick_device
 from lab.recipes import RECIPES
 from lab.report import SURE, assess, bench_text, card, files, ladder_table, report_folder
@@ -343,6 +344,8 @@ def _add_bench(commands) -> None:
 def _bench(options: argparse.Namespace) -> int:
     from lab import bench, figures  # Matplotlib is slow to import, and no other command needs it
 
+    for folder in (options.out, options.images):  # before minutes of measuring
+        check_writable(folder)
     plan = bench.QUICK if options.quick else bench.FULL
     result = bench.bench(plan, options.dataset, options.root, options.device)
     bench.write(result, options.out)

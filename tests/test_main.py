@@ -275,6 +275,28 @@ def test_the_benchmark_writes_to_a_folder_that_report_reads_and_nothing_tracked(
     assert out.count("matrix product in float32") == 1
 
 
+@pytest.mark.parametrize("option", ["--out", "--images"])
+def test_a_folder_that_takes_no_file_is_found_out_before_the_benchmark(capsys, tmp_path, monkeypatch, option):
+    monkeypatch.setattr("lab.bench.bench", lambda *_: pytest.fail("it has begun to measure"))
+    (tmp_path / "file").touch()
+    folders = {"--out": tmp_path / "out", "--images": tmp_path / "images"} | {option: tmp_path / "file"}
+    status, _, err = run(capsys, "bench", *sum(folders.items(), ()))
+    assert status == 2
+    assert err == f"error: {tmp_path / 'file'} cannot be written: File exists\n"
+
+
+@pytest.mark.parametrize("command", ["train", "ladder", "ablate"])
+def test_a_folder_that_takes_no_file_is_found_out_before_the_training(capsys, tmp_path, monkeypatch, command):
+    monkeypatch.setattr("lab.experiment.fit", lambda *_, **__: pytest.fail("it has begun to train"))
+    monkeypatch.setattr("lab.commands.load_dataset", lambda *_: load_dataset("stand-in"))
+    (tmp_path / "file").touch()
+    more = () if command == "ladder" else ("--dataset", "stand-in", "--limit", 100)
+    more += ("--validation", 50) if command == "ablate" else ()
+    status, _, err = run(capsys, command, "--out", tmp_path / "file", *more)
+    assert status == 2
+    assert f"{tmp_path / 'file'} is not a folder" in err
+
+
 def test_several_seeds_give_a_line_each(capsys, tmp_path):
     status, out, _ = train(capsys, tmp_path, "--seed", 3, 4, "--threads", 1)
     assert status == 0
