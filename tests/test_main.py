@@ -5,6 +5,7 @@ import functools
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -233,6 +234,48 @@ def test_report_names_a_file_that_is_no_record(capsys, tmp_path, content):
     status, _, err = run(capsys, "report", tmp_path)
     assert status == 2
     assert "other.json is not the record of a run" in err
+
+
+def loop(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to(path.name)
+
+
+def nested(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    if path.suffix == ".json":
+        path.write_bytes(b"[" * 100_000)
+    else:
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("archive/data.pkl", b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".")
+
+
+@pytest.mark.parametrize("spoil", [loop, nested])
+@pytest.mark.parametrize("ending", [".json", ".pt", ".checkpoint"])
+def test_a_loop_of_links_and_what_is_nested_too_deeply_are_an_error_line(capsys, tmp_path, spoil, ending):
+    path = tmp_path / f"mine-limit-300-seed0{ending}"
+    spoil(path)
+    if ending == ".checkpoint":
+        status, out, err = train(capsys, tmp_path, "--name", "mine")
+    else:
+        command = ("report", tmp_path) if ending == ".json" else ("evaluate", path)
+        status, out, err = run(capsys, *command)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ")
+    assert str(path) in err
+    assert len(err.splitlines()) == 1
+    assert len(err) < 1000
+
+
+def test_a_data_folder_that_is_a_loop_of_links_is_an_error_that_names_it(capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("CIFAR10_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    loop(tmp_path / "root")
+    status, _, err = run(capsys, "evaluate", "minute", "--dataset", "cifar10", "--root", tmp_path / "root")
+    assert status == 2
+    assert f"{tmp_path / 'root'}" in err
+    assert "symbolic links" in err
+    assert "Traceback" not in err
 
 
 def test_report_prints_the_table_of_a_folder(capsys, tmp_path):
