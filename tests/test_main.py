@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import signal
 import subprocess
 import sys
 import zipfile
@@ -15,7 +16,7 @@ from lab.commands import main
 from lab.data import STAND_IN_CLASSES, load_dataset, loaders_from, stand_in
 from lab.download import DownloadFailed
 from lab.experiment import ABLATIONS, PREPROCESSING
-from lab.interrupts import Terminated
+from lab.interrupts import Interrupted, Terminated
 from lab.recipes import RECIPES
 from lab.records import History
 from lab.report import assess
@@ -367,6 +368,7 @@ def test_the_ladder_trains_its_runs_one_after_another_and_prints_the_table(capsy
     [
         (KeyboardInterrupt(), "stopped", 130),
         (KeyboardInterrupt("one stopped after 1 of 2 epochs"), "one stopped after 1 of 2 epochs", 130),
+        (Interrupted("one stopped", History("one", "", 1, {}, 0, {}), signal.SIGTERM), "one stopped", 143),
         (Terminated("stopped"), "stopped", 143),
     ],
 )
