@@ -175,6 +175,20 @@ class Residual(nn.Sequential):
         return input + super().forward(input)
 
 
+class PostActivation(nn.Sequential):
+    """`act(x + norm(conv(x)))`, for a block that keeps the shape: the activation comes after the sum.
+
+    That is the order in the first residual networks. He et al., arXiv 1512.03385.
+    """
+
+    conv: nn.Module
+    norm: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, H, W)
+        return self.act(input + self.norm(self.conv(input)))
+
+
 def conv_block(
     in_channels: int,
     out_channels: int,
@@ -186,6 +200,7 @@ def conv_block(
     dilation: int | None = None,
     groups: int | None = None,
     residual: bool = False,
+    post_activation: bool = False,
     activation: Callable[[], nn.Module] = nn.ReLU,
 ) -> nn.Sequential:
     """A convolution of the named technique, its normalization and its activation.
@@ -196,7 +211,8 @@ def conv_block(
     conv: a name in CONVS, or a callable with the same signature. norm: a name in NORMS, or a callable
     from channels to a module. dilation: distance between taps in pixels; None is the technique's own, 2
     for "dilated" and 1 for the others. groups: number of groups, only for norm="group" (default 8).
-    residual: add the input to the output, for a block that keeps the shape.
+    residual: add the input to the output, for a block that keeps the shape. post_activation: in a residual
+    block, add it before the activation.
 
     Raises ValueError for an unknown name, an even kernel, a size, stride or dilation that is not an integer
     from 1 to MOST, and a residual block that changes the shape.
@@ -212,15 +228,17 @@ def conv_block(
         raise ValueError(f"kernel_size={kernel_size} is even; only an odd kernel (1, 3, 5, ...) has a centre")
     if groups is not None and make_norm is not group_norm:
         raise ValueError(f"groups={groups!r} is only for norm='group', not for norm={norm!r}")
-    if not isinstance(residual, bool):
-        raise ValueError(f"{residual=} must be True or False")
+    for switch, value in (("residual", residual), ("post_activation", post_activation)):
+        if not isinstance(value, bool):
+            raise ValueError(f"{switch}={value!r} must be True or False")
     if not callable(activation) or isinstance(activation, nn.Module):
         raise ValueError(f"{activation=} must be a callable that makes a module, such as nn.ReLU")
     if residual and (in_channels != out_channels or stride != 1):
         raise ValueError(
             f"a residual block keeps the shape; {in_channels=}, {out_channels=}, {stride=} do not"
         )
-    block = Residual() if residual else nn.Sequential()
+    kind = nn.Sequential if not residual else PostActivation if post_activation else Residual
+    block = kind()
     block.add_module("conv", make_conv(in_channels, out_channels, **shape, bias=make_norm is no_norm))
     block.add_module("norm", make_norm(out_channels, **({} if groups is None else {"groups": groups})))
     block.add_module("act", activation())
@@ -671,6 +689,7 @@ class Row(NamedTuple):
     channels: int  # output channels at width 1
     conv: str = "standard"  # its technique in the "mixed" network
     stride: int = 1
+    dilation: int | None = None  # in the "mixed" network; None is the technique's own
 
 
 # The strict variant of the course: C1 to C4, receptive field above 52, fewer than 100,000 parameters.
@@ -700,11 +719,13 @@ class Net(_Files, _Images):
 
     norm: a name in NORMS, or a callable from channels to a module.
     conv: a name in CONVS, or a callable with the same signature, for every row; "mixed" uses the
-        technique that each row of the table names.
+        technique, and the dilation, that each row of the table names. "dilated" leaves rows with a stride
+        standard: such a row would skip pixels, and three quarters of the image would never be read.
     width: factor above 0 on the channels of every row, rounded down to a multiple of 8.
     groups: number of groups, only for norm="group" (default 8).
-    stages: the table, a sequence of stages, each a sequence of `Row` (channels, conv, stride), at most 1,000
-        rows in all.
+    stages: the table, a sequence of stages, each a sequence of `Row` (channels, conv, stride, dilation), at
+        most 1,000 rows in all.
+    post_activation: in blocks with a skip connection, the activation comes after the sum.
     activation: a callable that makes the activation.
 
     Attributes: `config`, these arguments as plain data. `preprocessing` and `classes` (a name for each
@@ -726,6 +747,7 @@ class Net(_Files, _Images):
         width: float = 1.0,
         groups: int | None = None,
         stages=STAGES,
+        post_activation: bool = False,
         activation: Callable[[], nn.Module] = nn.ReLU,
     ):
         super().__init__()
@@ -745,11 +767,13 @@ class Net(_Files, _Images):
                 block = conv_block(
                     channels,
                     out_channels,
-                    conv=row.conv if conv == "mixed" else conv,
+                    conv=_technique(conv, row),
                     norm=norm,
                     stride=row.stride,
+                    dilation=row.dilation if conv == "mixed" else None,
                     groups=groups,
                     residual=row.stride == 1 and out_channels == channels,
+                    post_activation=post_activation,
                     activation=activation,
                 )
                 stage.append(block)
@@ -767,8 +791,13 @@ class Net(_Files, _Images):
             "in_channels": self.in_channels,
             "width": width,
             "groups": groups,
-            "stages": tuple(tuple(map(tuple, rows)) for rows in table),
+            # A row without a dilation of its own as in files from before rows had one.
+            "stages": tuple(
+                tuple(tuple(row)[: 3 if row.dilation is None else 4] for row in rows) for rows in table
+            ),
         }
+        if post_activation:
+            self.config["post_activation"] = True
         if activation is not nn.ReLU:
             self.config["activation"] = activation
 
@@ -825,6 +854,13 @@ class Net(_Files, _Images):
         nn.init.normal_(self.output.weight, std=0.01)
 
 
+def _technique(conv, row: Row):
+    """The technique of a row in a network of the technique `conv`."""
+    if conv == "mixed":
+        return row.conv
+    return "standard" if conv == "dilated" and row.stride > 1 else conv
+
+
 def scaled(channels: int, width: float) -> int:
     """`channels * width` rounded down to a multiple of CHANNEL_STEP, and at least that."""
     return max(CHANNEL_STEP, int(channels * width + 1e-9) // CHANNEL_STEP * CHANNEL_STEP)
@@ -833,15 +869,17 @@ def scaled(channels: int, width: float) -> int:
 def _table(stages) -> tuple[tuple[Row, ...], ...]:
     """The table as rows of plain values."""
 
-    def plain(channels, conv, stride) -> Row:
+    def plain(channels, conv, stride, dilation) -> Row:
         _named("conv", conv, CONVS)
-        return Row(_integer("channels", channels), _plain_name(conv), _integer("stride", stride))
+        dilation = None if dilation is None else _integer("dilation", dilation)
+        return Row(_integer("channels", channels), _plain_name(conv), _integer("stride", stride), dilation)
 
     try:
         table = [[Row(*row) for row in islice(rows, MOST_ROWS + 1)] for rows in islice(stages, MOST_ROWS + 1)]
     except TypeError as error:  # something that is not a sequence, or a row of another length
         raise ValueError(
-            f"{stages=}: expected a sequence of stages, each a sequence of rows (channels, conv, stride)"
+            f"{stages=}: expected a sequence of stages, each a sequence of rows "
+            "(channels, conv, stride, dilation)"
         ) from error
     if len(table) > MOST_ROWS or sum(map(len, table)) > MOST_ROWS:
         raise ValueError(f"stages has more than {MOST_ROWS} rows")

@@ -14,9 +14,11 @@ from pathlib import Path
 from lab.data import DATASETS, load_dataset
 from lab.experiment import ABLATIONS, DTYPES, Experiment, ablations, run
 from lab.files import check_writable
+from lab.grid import carry_out
 from lab.machine import pick_device
 from lab.recipes import RECIPES
 from lab.report import SURE, assess, bench_text, card, files, ladder_table, report_folder
+from lab.studies import PUBLISHED, STUDIES
 from lab.study import LADDER, ladder_experiments, process_pool, run_all
 from model import CONVS, NORMS, PRETRAINED, Net, count_parameters
 
@@ -30,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     for add in (
         _add_train,
         _add_ladder,
+        _add_study,
         _add_ablate,
         _add_evaluate,
         _add_card,
@@ -177,6 +180,39 @@ def _ladder(options: argparse.Namespace) -> int:
     data = load_dataset("cifar10", options.root)
     experiments = ladder_experiments(options.only, dataset="cifar10")
     print(ladder_table(run_all(experiments, options.out, data=data, device=options.device)))
+    return 0
+
+
+def _add_study(commands) -> None:
+    parser = _command(
+        commands,
+        "study",
+        _study,
+        help="compare techniques, normalizations and optimizers, each at its best rate",
+        description="Train what is missing of these studies: for each arm a search for its learning rate on "
+        "held-out images, then a run for each seed. Runs with a record in the folder, or in the published "
+        "results, are not trained again; stopped at any moment, the same command goes on. At the end a table "
+        "is printed for each study. A run takes about a minute on one processor core.",
+    )
+    parser.add_argument("names", nargs="+", choices=STUDIES, metavar="NAME", help=", ".join(STUDIES))
+    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder for the results")
+    parser.add_argument("--root", type=Path, help="the folder that holds cifar-10-batches-py")
+    parser.add_argument("--device", help="cuda, mps or cpu; by default the first that is available")
+    parser.add_argument("--dtype", choices=DTYPES, help="by default the fastest here, found by timing")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="runs at once, with an equal share of the threads; by default one for each core",
+    )
+
+
+def _study(options: argparse.Namespace) -> int:
+    studies = [STUDIES[name] for name in options.names]
+    settings = {name: getattr(options, name) for name in ("root", "device", "dtype")}
+    records = carry_out(studies, options.out, published=PUBLISHED, processes=options.processes, **settings)
+    for study in studies:
+        print(f"{study.name}: {len(study.results(records))} arms")
     return 0
 
 

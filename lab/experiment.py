@@ -22,7 +22,7 @@ from lab.loaders import random_states_kept
 from lab.machine import pick_device
 from lab.recipes import RECIPES, Recipe
 from lab.records import History
-from lab.training import distilled, fit
+from lab.training import Diverged, distilled, fit
 from model import CONVS, NORMS, Net, Preprocessing
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "frontier"  # has the published teacher
@@ -207,6 +207,11 @@ def _run(experiment: Experiment, out: Path, data: Dataset, device: torch.device,
         )
     except Interrupted as stop:
         stop.net = net
+        raise
+    except Diverged as error:
+        if error.history is not None:
+            error.history.diverged = str(error)
+            error.history.save(out / f"{experiment.stem}.json")
         raise
     except NotSaved as error:  # the record and the network need less room than the checkpoint
         with suppress(OSError):

@@ -21,6 +21,11 @@ def accuracy_of(logits: Tensor, labels: Tensor) -> float:
     logits: (N, classes); an image with a NaN among them counts as wrong. labels: class numbers (N,) or
     probabilities (N, classes). Raises ValueError for labels of another shape.
     """
+    return right(logits, labels).double().mean().item()
+
+
+def right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether the largest logit of each image is that of its label: bool (N,). As for `accuracy_of`."""
     if labels.shape == logits.shape:
         labels = labels.argmax(1)
     elif labels.shape != logits.shape[:1]:
@@ -28,8 +33,7 @@ def accuracy_of(logits: Tensor, labels: Tensor) -> float:
             f"labels of shape {tuple(labels.shape)}: expected {tuple(logits.shape[:1])} class numbers "
             f"or {tuple(logits.shape)} probabilities"
         )
-    right = (logits.argmax(1) == labels) & ~logits.isnan().any(1)  # argmax takes NaN for the largest
-    return right.double().mean().item()
+    return (logits.argmax(1) == labels) & ~logits.isnan().any(1)  # argmax takes NaN for the largest
 
 
 def confusion_matrix(labels: Array, predictions: Array, num_classes: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import hashlib
 import inspect
 import json
@@ -15,8 +16,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lab.files import write_whole
 from lab.recipes import Recipe
@@ -31,6 +33,7 @@ from lab.schema import (
     number,
     optional,
     read_json,
+    shortened,
 )
 
 PARTS = ("test", "validation")  # what a run can be evaluated on
@@ -52,9 +55,12 @@ class History:
     figures are in the lists of that name, and the lists of the other name are empty. The accuracy "with
     flips" averages each image's logits with those of its mirror image, after the last epoch.
 
+    `right` says which of the evaluated images were right after the last epoch, with one view of each;
+    `rights` unpacks it. `diverged` says why a run ended early, because a loss or a weight was not finite.
+
     `recipe` is what was really done: its batch size and augmentation are those of the loader. `data` says
     what the loaders yielded, `network` what was trained, and `start` identifies its weights before the
-    first step. The last three are empty in records older than they are.
+    first step. The last three, and `right`, are empty in records older than they are.
     """
 
     name: str  # of the experiment; runs that differ only in the seed share it
@@ -80,6 +86,8 @@ class History:
     data: dict[str, Any] = field(default_factory=dict)
     network: dict[str, Any] = field(default_factory=dict)
     start: str = ""
+    right: dict[str, Any] = field(default_factory=dict)  # "images", their number, and "bits", in base 64
+    diverged: str = ""
 
     def __post_init__(self):
         self.path: Path | None = None  # the file that it was read from; not part of the record
@@ -107,6 +115,25 @@ class History:
         return self.test_accuracy_flips if self.evaluated_on == "test" else self.validation_accuracy_flips
 
     @property
+    def is_complete(self) -> bool:
+        """Whether all epochs of the recipe are done, or it is known that they cannot be."""
+        return bool(self.diverged) or self.epochs == Recipe.from_dict(self.recipe).epochs
+
+    def rights(self) -> np.ndarray:
+        """Which of the evaluated images were right after the last epoch, in the loader's order: bool (N,).
+
+        Raises ValueError if that was not recorded.
+        """
+        if not self.right:
+            raise ValueError(f"{self.name} seed {self.seed}: its record does not say which images were right")
+        return _unpacked(self.right)
+
+    def set_rights(self, right: Tensor) -> None:
+        """Keep which of the evaluated images were right, bool (N,)."""
+        bits = np.packbits(right.cpu().numpy()).tobytes()
+        self.right = {"images": len(right), "bits": base64.b64encode(bits).decode()}
+
+    @property
     def processor(self) -> str:
         """What computed: the processor and its instructions, or the GPU; empty if that was not recorded."""
         return processor_name(self.machine)
@@ -128,7 +155,7 @@ class History:
 
     def drop_epoch(self) -> None:
         """Remove the figures of the last epoch."""
-        epochs = self.epochs
+        epochs, self.right = self.epochs, {}
         for values in vars(self).values():
             if isinstance(values, list) and len(values) == epochs:
                 values.pop()
@@ -241,6 +268,8 @@ FIELDS: dict[str, Check] = {
     "data": dict_of(fields({"images": optional(COUNT)})),
     "network": fields({}),
     "start": TEXT,
+    "right": fields({"images": COUNT, "bits": must_be("a string", lambda value: isinstance(value, str))}),
+    "diverged": TEXT,
 }
 
 
@@ -269,6 +298,27 @@ def _check_record(record: Any) -> None:
                 f"{name} has length {length}: expected {expected}, since train_loss has {epochs} and the "
                 f"run was evaluated on {part}"
             )
+
+    if record.get("right"):
+        _check_rights(record["right"], record.get(f"{part}_accuracy"))
+
+
+def _check_rights(right: Mapping[str, Any], accuracy: Sequence[float] | None) -> None:
+    try:
+        found = _unpacked(right)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"right={shortened(dict(right))} is not one bit for each image: {error}") from error
+    if not accuracy or abs(found.mean() - accuracy[-1]) > 1e-6:
+        raise ValueError(
+            f"right has {int(found.sum())} of {len(found)} images: not the accuracy of the last epoch"
+        )
+
+
+def _unpacked(right: Mapping[str, Any]) -> np.ndarray:
+    content = base64.b64decode(right["bits"], validate=True)
+    if len(content) != math.ceil(right["images"] / 8):
+        raise ValueError(f"{len(content)} bytes for {right['images']} images")
+    return np.unpackbits(np.frombuffer(content, np.uint8), count=right["images"]).astype(bool)
 
 
 def _lengths(record: Mapping[str, Any], epochs: int, evaluated_on: str) -> dict[str, Sequence[int]]:

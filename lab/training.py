@@ -43,7 +43,7 @@ from lab.loaders import (
     seed_of,
 )
 from lab.machine import keep_freed_memory, machine, matmul_rate, number_format, pick_device
-from lab.metrics import accuracy_of
+from lab.metrics import accuracy_of, right
 from lab.optim import is_weight
 from lab.recipes import Recipe
 from lab.records import History, describe_network, weights_digest
@@ -353,9 +353,14 @@ def test(
     layout: as for `evaluate`. An image with a NaN among its logits counts as wrong. Raises ValueError as
     `evaluate` does, for labels outside the classes of the logits, and for rows that are not probabilities.
     """
-    logits, labels = evaluate(net, loader, device=device, dtype=dtype, layout=layout)
-    check_label_values(labels, logits.shape[1])
+    logits, labels = _tested(net, loader, device=device, dtype=dtype, layout=layout)
     return F.cross_entropy(logits, labels).item(), accuracy_of(logits, labels)
+
+
+def _tested(net: nn.Module, loader: Batches, **compute) -> tuple[Tensor, Tensor]:
+    logits, labels = evaluate(net, loader, **compute)
+    check_label_values(labels, logits.shape[1])
+    return logits, labels
 
 
 def _device_of(net: nn.Module, device: str | torch.device | None) -> torch.device:
@@ -658,9 +663,10 @@ def _loss(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _test_epoch(history: History, net, loader, **compute) -> None:
-    loss, accuracy = test(net, loader, **compute)
-    history.loss.append(loss)
-    history.accuracy.append(accuracy)
+    logits, labels = _tested(net, loader, **compute)
+    history.loss.append(F.cross_entropy(logits, labels).item())
+    history.accuracy.append(accuracy_of(logits, labels))
+    history.set_rights(right(logits, labels))
 
 
 def _test_flips(history: History, net, loader, **compute) -> None:

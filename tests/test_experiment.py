@@ -12,7 +12,7 @@ from lab.data import STAND_IN, Dataset, split, stand_in
 from lab.experiment import ABLATIONS, PREPROCESSING, Experiment, ablations, run
 from lab.recipes import RECIPES, Recipe
 from lab.records import History
-from lab.training import distilled, evaluate, fit
+from lab.training import Diverged, distilled, evaluate, fit
 from model import Net
 
 CPU = torch.device("cpu")
@@ -391,3 +391,26 @@ def test_the_ablations_of_the_network_change_what_they_are_called_after(name):
     changed = [(old, new) for old, new in zip(whole, plain, strict=True) if old != new]
     assert [(old[1], new[1]) for old, new in changed] == [("dilated", "standard")]
     assert all((old[0], old[2]) == (new[0], new[2]) for old, new in changed)
+
+
+# ---- What a run says of its images, and of its end -------------------------------------------------
+
+
+def test_a_record_says_which_images_were_right(tmp_path):
+    experiment = an_experiment()
+    data = stand_in(300, 100)
+    net, history = run(experiment, tmp_path, data=data, **QUIET)
+    _, test_loader = experiment.loaders(data, CPU)
+    logits, labels = evaluate(net, test_loader, dtype=torch.float32)
+    assert history.rights().tolist() == (logits.argmax(1) == labels).tolist()
+
+
+def test_a_run_that_diverges_leaves_a_record_that_says_so(tmp_path):
+    recipe = replace(SHORT, optimizer="sgd", lr=1e30, epochs=2)
+    experiment = an_experiment(recipe=recipe, norm="none")
+    with pytest.raises(Diverged):
+        run(experiment, tmp_path, data=stand_in(300, 100), **QUIET)
+    history = History.load(tmp_path / f"{experiment.stem}.json")
+    assert history.is_complete
+    assert history.diverged.startswith("the loss is")
+    assert history.epochs < 2

@@ -402,6 +402,53 @@ def test_a_row_has_a_skip_connection_exactly_if_it_keeps_the_shape():
     assert [isinstance(block, model.Residual) for block in blocks] == expected
 
 
+def pixels_read(net: Net) -> int:
+    """The pixels of a 32x32 image that the logits depend on."""
+    image = torch.randn(1, 3, 32, 32, requires_grad=True)
+    net.eval()(image).square().sum().backward()
+    return int((image.grad.abs().sum(1) > 0).sum())
+
+
+@pytest.mark.parametrize("conv", CONVS)
+def test_every_technique_reads_every_pixel(conv):
+    assert pixels_read(Net("none", conv)) == 1024
+
+
+def test_the_dilated_technique_leaves_strided_rows_standard():
+    kinds = [(row.kind, row.stride) for row in describe(Net(conv="dilated"))][:-1]
+    assert all(kind == ("standard" if stride == 2 else "dilated") for kind, stride in kinds)
+
+
+def test_a_table_that_dilates_strided_rows_reads_a_quarter_of_the_pixels():
+    rows = [[row._replace(conv="dilated") for row in rows] for rows in STAGES]
+    net = Net("none", stages=rows)
+    assert {row.kind for row in describe(net)} == {"dilated", "pointwise"}
+    assert pixels_read(net) == 256
+
+
+def test_a_row_can_have_a_dilation_of_its_own_which_only_the_mixed_network_uses(tmp_path):
+    stages = (((8, "dilated", 2, 3), (8, "standard", 1, 2), (8, "dilated")),)
+    net = Net(stages=stages)
+    assert [row.dilation for row in describe(net)] == [3, 2, 2, 1]
+    assert net.config["stages"] == (((8, "dilated", 2, 3), (8, "standard", 1, 2), (8, "dilated", 1)),)
+    assert [row.dilation for row in describe(Net(conv="standard", stages=stages))] == [1, 1, 1, 1]
+    assert str(Net.load(net.save(tmp_path / "net.pt"))) == str(net)
+
+
+def test_with_post_activation_the_sum_comes_before_the_activation(tmp_path):
+    block = conv_block(4, 4, residual=True, post_activation=True).eval()
+    x = torch.randn(2, 4, 5, 5)
+    same(block(x), (x + block.norm(block.conv(x))).relu())
+    usual = conv_block(4, 4, residual=True).eval()
+    usual.load_state_dict(block.state_dict())
+    same(usual(x), x + block.norm(block.conv(x)).relu())
+    net = Net(post_activation=True, width=0.25).eval()
+    assert sum(isinstance(module, model.PostActivation) for module in net.modules()) == 5
+    images = torch.randn(2, 3, 32, 32)
+    same(Net.load(net.save(tmp_path / "net.pt"))(images), net(images))
+    assert "post_activation" not in Net().config  # so that older records and checkpoints still fit
+
+
 @pytest.mark.parametrize("size", [(16, 16), (16, 47), (33, 17), (64, 20)])
 @pytest.mark.parametrize(("norm", "conv"), PAIRS)
 def test_any_image_of_at_least_16x16_pixels_is_accepted(norm, conv, size):
@@ -574,6 +621,7 @@ GIVEN_AND_CHOICES = [
     (lambda: conv_block(4, 8, kernel_size=None), ["kernel_size=None", "an integer"]),
     (lambda: conv_block(8, 8, residual="no"), ["residual='no'", "True or False"]),
     (lambda: conv_block(8, 8, residual=1), ["residual=1", "True or False"]),
+    (lambda: Net(post_activation="yes"), ["post_activation='yes'", "True or False"]),
     (lambda: conv_block(4, 8, activation="relu"), ["activation='relu'", "nn.ReLU"]),
     (lambda: conv_block(4, 8, activation=None), ["activation=None", "nn.ReLU"]),
     (lambda: Net(activation=nn.SiLU()), ["activation=SiLU()", "nn.ReLU"]),
@@ -587,7 +635,7 @@ GIVEN_AND_CHOICES = [
     (lambda: Net(width=1e5), ["width=100000.0", "out_channels=3200000", "at most 1000000"]),
     *(
         (partial(Net, stages=value), [f"stages={value!r}", "a sequence of stages, each a sequence of rows"])
-        for value in (None, 32, [32], [[32, 48]], [[()]], [[(8, "standard", 1, 1)]], STAGES[0])
+        for value in (None, 32, [32], [[32, 48]], [[()]], [[(8, "standard", 1, 1, 1)]], STAGES[0])
     ),
     *(
         (partial(Net, stages=[[row]]), [said, "at least 1"])
@@ -597,6 +645,7 @@ GIVEN_AND_CHOICES = [
             ((8.0, "standard", 1), "channels=8.0"),
             ((True, "standard", 1), "channels=True"),
             ((8, "standard", 0), "stride=0"),
+            ((8, "standard", 1, 0), "dilation=0"),
             ((8, "standard", -2), "stride=-2"),
             ((8, "standard", "2"), "stride='2'"),
             ((8, "standard", None), "stride=None"),

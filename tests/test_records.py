@@ -73,6 +73,43 @@ def test_loss_and_accuracy_are_those_of_the_part_evaluated():
         a_history(evaluated_on="train")
 
 
+RIGHT = torch.tensor([True, False, True, True, False, False, False, False, True])
+
+
+def test_which_images_were_right_is_kept_bit_by_bit(tmp_path):
+    history = a_history(train_loss=[1.0], test_loss=[1.0], test_accuracy=[4 / 9])
+    with pytest.raises(ValueError, match="N seed 7: its record does not say"):
+        history.rights()
+    history.set_rights(RIGHT)
+    read = History.load(history.save(tmp_path / "run.json"))
+    assert read.rights().tolist() == RIGHT.tolist()
+    read.drop_epoch()
+    assert read.right == {}
+
+
+@pytest.mark.parametrize(
+    ("right", "said"),
+    [
+        ({"images": 9}, "'bits'"),
+        ({"images": 9, "bits": "?"}, "base64|padding"),
+        ({"images": 17, "bits": "sIA="}, "2 bytes for 17 images"),
+        ({"images": 9, "bits": "AAA="}, "right has 0 of 9 images: not the accuracy"),
+        ({"images": 0, "bits": ""}, r"'images'\]=0"),
+    ],
+)
+def test_a_record_whose_right_images_cannot_be_is_refused(right, said):
+    history = a_history(train_loss=[1.0], test_loss=[1.0], test_accuracy=[4 / 9], right=right)
+    with pytest.raises(ValueError, match=said):
+        history.to_dict()
+
+
+def test_a_run_is_complete_after_its_last_epoch_or_if_it_diverged():
+    one = Recipe(epochs=1).to_dict()
+    assert not a_history(recipe=one).is_complete
+    assert a_history(recipe=one, train_loss=[1.0]).is_complete
+    assert a_history(recipe=one, diverged="the loss is nan").is_complete
+
+
 def test_a_history_is_read_as_it_was_written(tmp_path):
     history = a_history(train_loss=[1.0], data={"train": {"images": 3, "augment": None}}, start="abc")
     path = history.save(tmp_path / "new" / "folder" / "run.json")

@@ -1,0 +1,218 @@
+"""Studies: arms that are compared, each at its own best learning rate and over several seeds.
+
+A study is data. What is missing of it follows from the records in a folder, so it can be stopped at any
+moment, continued anywhere, and enlarged later. An arm that occurs in several studies is trained once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Executor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from lab.checks import as_integer, check_type
+from lab.experiment import Experiment
+from lab.recipes import Recipe
+from lab.records import History
+from lab.study import process_pool, run_all
+from lab.training import Diverged
+
+HELD_OUT = 5_000  # training images on which rates are chosen
+STEP = 2.0  # the factor between neighbouring rates
+MOST_TRIALS = 9  # of one arm: then the search ends, whatever it has found
+LOST = 3  # times that workers may die, one after another without a run that ends
+
+
+class Trial(NamedTuple):
+    """A learning rate that was tried, and the accuracy on held-out images, in [0, 1]; 0 if it diverged."""
+
+    lr: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms to be compared. `recipe.lr` of an arm is where the search for its rate begins.
+
+    The search is the same for every arm: its rate, half of it and twice it, each trained once, with seed 0,
+    and evaluated on held-out training images; then further in the direction of the best rate until that has a
+    worse one on both sides, or MOST_TRIALS were tried. With the best rate the arm is trained on all training
+    images, once for each seed.
+
+    Raises ValueError for a wrong value, and for two arms with the same label.
+    """
+
+    name: str
+    question: str
+    arms: tuple[Experiment, ...]
+    seeds: int = 5
+    held_out: int = HELD_OUT
+
+    def __post_init__(self):
+        object.__setattr__(self, "arms", tuple(self.arms))
+        for arm in self.arms:
+            check_type("arm", arm, Experiment, "an Experiment")
+        labels = [arm.label for arm in self.arms]
+        if not labels:
+            raise ValueError(f"the study {self.name!r} has no arm")
+        if twice := next((label for label in labels if labels.count(label) > 1), None):
+            raise ValueError(f"two arms of the study {self.name!r} are labelled {twice!r}")
+        as_integer("seeds", self.seeds, 1)
+        as_integer("held_out", self.held_out, 1)
+
+    def __getitem__(self, label: str) -> Experiment:
+        """The arm of that label. Raises ValueError for an unknown one."""
+        for arm in self.arms:
+            if arm.label == label:
+                return arm
+        labels = ", ".join(repr(arm.label) for arm in self.arms)
+        raise ValueError(f"unknown arm {label!r} of the study {self.name!r}; choose from {labels}")
+
+    def trial(self, arm: Experiment, lr: float) -> Experiment:
+        """The run that tries the rate `lr`."""
+        recipe = replace(arm.recipe, lr=lr)
+        label = f"{arm.label}-lr-{lr:g}"
+        return replace(arm, label=label, recipe=recipe, seed=0, validation=self.held_out)
+
+    def search(self, arm: Experiment, records: Records) -> tuple[list[Trial], list[Experiment]]:
+        """The rates tried so far, in order, and the trials that are still to be made; none at its end."""
+        rates = [arm.recipe.lr / STEP, arm.recipe.lr, arm.recipe.lr * STEP]
+        while True:
+            trials, missing = [], []
+            for rate in rates:
+                experiment = self.trial(arm, rate)
+                record = records.find(experiment)
+                if record is None:
+                    missing.append(experiment)
+                else:
+                    trials.append(Trial(rate, 0.0 if record.diverged else record.accuracy[-1]))
+            if missing:
+                return trials, missing
+            best = best_of(trials).lr
+            if best not in (rates[0], rates[-1]) or len(rates) == MOST_TRIALS:
+                return trials, []
+            rates = [best / STEP, *rates] if best == rates[0] else [*rates, best * STEP]
+
+    def runs(self, arm: Experiment, records: Records) -> list[Experiment]:
+        """The runs of an arm, at its best rate, one for each seed; none while the search goes on."""
+        trials, missing = self.search(arm, records)
+        if missing:
+            return []
+        recipe = replace(arm.recipe, lr=best_of(trials).lr)
+        return [replace(arm, recipe=recipe, seed=seed) for seed in range(self.seeds)]
+
+    def missing(self, records: Records) -> list[Experiment]:
+        """What can be trained next: trials of searches that go on, and runs of arms whose rate is known."""
+        found = []
+        for arm in self.arms:
+            _, trials = self.search(arm, records)
+            found += trials or [run for run in self.runs(arm, records) if records.find(run) is None]
+        return sorted(found, key=lambda run: (not run.validation, run.seed))  # searches, then seed by seed
+
+    def results(self, records: Records) -> dict[str, list[History]]:
+        """The finished runs of each arm, by its label."""
+        return {
+            arm.label: [record for run in self.runs(arm, records) if (record := records.find(run))]
+            for arm in self.arms
+        }
+
+
+def best_of(trials: Iterable[Trial]) -> Trial:
+    """The trial with the highest accuracy; of equal ones that with the lowest rate."""
+    return max(trials, key=lambda trial: (trial.accuracy, -trial.lr))
+
+
+class Records:
+    """The records in folders, by the name of their file. Those of the first folder come first."""
+
+    def __init__(self, *folders: str | Path):
+        self.folders = [Path(folder) for folder in folders]
+        self._read: dict[str, History] = {}
+
+    def find(self, experiment: Experiment) -> History | None:
+        """The record of a run that is complete; None if there is none.
+
+        Raises ValueError if the file of that name has the record of another experiment.
+        """
+        if (known := self._read.get(experiment.stem)) is None:
+            paths = [folder / f"{experiment.stem}.json" for folder in self.folders]
+            path = next((path for path in paths if path.exists()), None)
+            known = History.load(path) if path else None
+            if known is None or not known.is_complete:
+                return None
+            self._read[experiment.stem] = known
+        if difference := _difference(experiment, known):
+            raise ValueError(
+                f"{known.path} is the record of another experiment, with {difference}; give another folder, "
+                "or another label"
+            )
+        return known
+
+
+def _difference(experiment: Experiment, record: History) -> str:
+    """How the run in the record differs from the experiment; empty if it does not."""
+    config = record.network.get("config") or {}
+    found = {"norm": config.get("norm"), "conv": config.get("conv"), "seed": record.seed}
+    asked = {"norm": experiment.norm, "conv": experiment.conv, "seed": experiment.seed}
+    if found != asked:
+        return f"{found}, not {asked}"
+    here, there = Recipe.from_dict(record.recipe).difference(experiment.recipe)
+    return f"recipe {here}, not {there}" if here else ""
+
+
+def carry_out(
+    studies: Iterable[Study],
+    out: str | Path,
+    *,
+    published: str | Path | None = None,
+    processes: int = 1,
+    executor: Executor | None = None,
+    dtype: str | None = None,
+    **options,
+) -> Records:
+    """Train what is missing of the studies, and return the records; it can be stopped at any moment.
+
+    out: the folder of records, networks and checkpoints. published: another folder with records, which are
+    not trained again. executor: any of concurrent.futures; without one, a pool of that many `processes`, or
+    this process. dtype: the number format; None is the fastest, found by timing. options: those of `run`. A
+    worker that dies loses its own run only. A run that diverges is
+    recorded as such.
+
+    Raises ValueError if a file in a folder has the record of another experiment.
+    """
+    studies = list(studies)
+    records = Records(out, *([] if published is None else [published]))
+    lost = 0
+    while todo := _unique(run for study in studies for run in study.missing(records)):
+        print(f"{len(todo)} runs can be trained now", file=sys.stderr)
+        with _workers(executor, processes, len(todo)) as workers:
+            try:
+                run_all([replace(run, dtype=dtype) for run in todo], out, executor=workers, **options)
+                lost = 0
+            except Diverged as error:
+                print(error, file=sys.stderr)
+            except BrokenExecutor:
+                ended = any(records.find(run) for run in todo)
+                lost = 1 if ended else lost + 1
+                if executor is not None or lost > LOST:
+                    raise
+    return records
+
+
+def _unique(runs: Iterable[Experiment]) -> list[Experiment]:
+    found = {run.stem: run for run in runs}
+    return list(found.values())
+
+
+@contextmanager
+def _workers(executor: Executor | None, processes: int, runs: int) -> Iterator[Executor | None]:
+    if executor is not None or processes == 1:
+        with nullcontext():
+            yield executor
+    else:
+        with process_pool(min(processes, max(2, runs))) as pool:
+            yield pool
