@@ -18,16 +18,8 @@ from lab.metrics import accuracy_of, confusion_matrix
 from lab.recipes import RECIPES, Recipe
 from lab.records import MOST_TOLD, History, processor_name
 from lab.schema import read_json
-from lab.study import (
-    LADDER,
-    binomial_half_width,
-    by_experiment,
-    interval,
-    ladder_experiments,
-    load_results,
-    pooled_deviation,
-    student_t,
-)
+from lab.statistics import binomial_half_width, interval, pooled_deviation, student_t
+from lab.study import LADDER, by_experiment, ladder_experiments, load_results
 from lab.training import evaluate
 from model import PRETRAINED, Net, count_parameters, describe, receptive_field
 

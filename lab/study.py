@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import signal
-import statistics
 import sys
 import threading
 import time
@@ -304,53 +302,3 @@ def _without(tree, names: Sequence[str]):
     if not isinstance(tree, dict):
         return tree
     return {key: _without(value, names) for key, value in tree.items() if key not in names}
-
-
-# ---- Statistics ------------------------------------------------------------------------------------
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean of `values` and the half-width of its 95 % confidence interval.
-
-    The interval is Student's t for independent, normally distributed values. The half-width is nan for a
-    single value, which says nothing about the spread. Raises ValueError if there is no value.
-    """
-    if len(values) == 0:
-        raise ValueError("no values: expected at least one")
-    freedom = len(values) - 1
-    if freedom == 0:
-        return values[0], math.nan
-    return statistics.fmean(values), student_t(freedom) * statistics.stdev(values) / math.sqrt(len(values))
-
-
-def binomial_half_width(share: float, count: int) -> float:
-    """The half-width of the 95 % interval of a share of `count` independent cases (normal approximation)."""
-    return 1.96 * math.sqrt(share * (1 - share) / count)
-
-
-def student_t(freedom: float, confidence: float = 0.95) -> float:
-    """The value that the magnitude of Student's t does not exceed with probability `confidence`.
-
-    freedom: degrees of freedom. Raises ValueError unless it is positive and `confidence` is in (0, 1).
-    """
-    if not freedom > 0 or not 0 < confidence < 1:
-        raise ValueError(
-            f"freedom={freedom!r} must be positive, and confidence={confidence!r} between 0 and 1"
-        )
-    from scipy.special import stdtrit  # takes 0.2 s to import, which training does not need
-
-    return float(stdtrit(freedom, (1 + confidence) / 2))
-
-
-def pooled_deviation(groups: Iterable[Sequence[float]]) -> tuple[float, int]:
-    """The standard deviation within groups, pooled over them, and its degrees of freedom.
-
-    Groups may have different means. The deviation is nan, with 0 degrees of freedom, if no group has two
-    values.
-    """
-    several = [group for group in groups if len(group) > 1]
-    freedom = sum(len(group) - 1 for group in several)
-    if not freedom:
-        return math.nan, 0
-    squares = sum((len(group) - 1) * statistics.variance(group) for group in several)
-    return math.sqrt(squares / freedom), freedom

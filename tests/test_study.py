@@ -2,17 +2,14 @@
 
 import dataclasses
 import json
-import math
 import os
 import re
-import statistics
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -22,15 +19,11 @@ from lab.recipes import RECIPES, Recipe
 from lab.records import History
 from lab.study import (
     LADDER,
-    binomial_half_width,
     by_experiment,
-    interval,
     ladder_experiments,
     load_results,
-    pooled_deviation,
     process_pool,
     run_all,
-    student_t,
 )
 
 HERE = Path(__file__).resolve().parent.parent
@@ -39,59 +32,6 @@ HERE = Path(__file__).resolve().parent.parent
 def record(seed: int = 0, name: str = "a", **changes) -> History:
     required = {"dataset": "CIFAR-10", "parameters": 1234, "recipe": Recipe().to_dict(), "machine": {}}
     return History(**{"name": name, "seed": seed} | required | changes)
-
-
-# ---- Statistics ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("freedom", "expected"),
-    [(1, 12.7062), (2, 4.3027), (3, 3.1824), (10, 2.2281), (11, 2.2010), (16, 2.1199), (1000, 1.9623)],
-)
-def test_t_is_that_of_published_tables(freedom, expected):
-    assert student_t(freedom) == pytest.approx(expected, abs=5e-5)
-
-
-def test_t_depends_on_the_confidence_and_tends_to_the_normal_distribution():
-    assert student_t(16, 0.99) == pytest.approx(2.9208, abs=5e-5)
-    assert student_t(1e9) == pytest.approx(statistics.NormalDist().inv_cdf(0.975), abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("freedom", "confidence"), [(0, 0.95), (-1, 0.95), (math.nan, 0.95), (3, 0), (3, 1), (3, 95)]
-)
-def test_t_outside_its_range_is_an_error(freedom, confidence):
-    with pytest.raises(ValueError, match=r"must be positive.*between 0 and 1"):
-        student_t(freedom, confidence)
-
-
-def test_an_interval_is_students_t_times_the_standard_error():
-    mean, half = interval([1.0, 2.0, 3.0])  # standard deviation 1, t(0.975, 2) = 4.3027
-    assert mean == 2.0
-    assert half == pytest.approx(4.3027 / math.sqrt(3), abs=1e-4)
-    values = [float(n) for n in range(17)]  # standard deviation sqrt(25.5), t(0.975, 16) = 2.1199
-    assert interval(values)[1] == pytest.approx(2.1199 * math.sqrt(25.5 / 17), abs=1e-4)
-
-
-def test_the_interval_of_one_value_is_unknown_and_of_none_an_error():
-    mean, half = interval([0.5])
-    assert mean == 0.5
-    assert math.isnan(half)
-    with pytest.raises(ValueError, match="at least one"):
-        interval([])
-
-
-def test_the_deviation_is_pooled_over_groups_with_different_means():
-    # Variances 2 with 1 degree of freedom and 1 with 2; a single value has none.
-    deviation, freedom = pooled_deviation([[80.0, 82.0], [70.0, 71.0, 72.0], [10.0]])
-    assert deviation == pytest.approx(math.sqrt((1 * 2 + 2 * 1) / 3))
-    assert freedom == 3
-
-
-def test_the_deviation_of_single_values_is_unknown():
-    deviation, freedom = pooled_deviation([[80.0], [70.0], []])
-    assert math.isnan(deviation)
-    assert freedom == 0
 
 
 # ---- Records ---------------------------------------------------------------------------------------
@@ -292,15 +232,6 @@ def test_runs_as_fit_records_them_are_one_experiment(small):
     shorter = dataclasses.replace(runs[1], recipe=Recipe(epochs=2, batch_size=64).to_dict())
     with pytest.raises(ValueError, match=r"recipe \{'epochs': 1\}, not \{'epochs': 2\}"):
         by_experiment([runs[0], shorter])
-
-
-def test_an_interval_takes_an_array():
-    assert interval(np.array([1.0, 2.0, 3.0])) == interval([1.0, 2.0, 3.0])
-
-
-def test_the_interval_of_a_share_is_that_of_its_standard_error():
-    assert binomial_half_width(0.5, 100) == pytest.approx(1.96 * 0.05)
-    assert binomial_half_width(1.0, 100) == 0
 
 
 # ---- Several experiments ---------------------------------------------------------------------------
