@@ -13,8 +13,9 @@ from pathlib import Path
 
 from lab.data import DATASETS, load_dataset
 from lab.experiment import ABLATIONS, DTYPES, Experiment, ablations, run
-from lab.files import check_writable
-from lab.grid import carry_out
+from lab.files import check_writable, write_whole
+from lab.findings import arms_table, differences_table, page, sentences
+from lab.grid import Records, carry_out
 from lab.machine import pick_device
 from lab.recipes import RECIPES
 from lab.report import SURE, assess, bench_text, card, files, ladder_table, report_folder
@@ -33,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         _add_train,
         _add_ladder,
         _add_study,
+        _add_findings,
         _add_ablate,
         _add_evaluate,
         _add_card,
@@ -199,6 +201,7 @@ def _add_study(commands) -> None:
     parser.add_argument("--root", type=Path, help="the folder that holds cifar-10-batches-py")
     parser.add_argument("--device", help="cuda, mps or cpu; by default the first that is available")
     parser.add_argument("--dtype", choices=DTYPES, help="by default the fastest here, found by timing")
+    parser.add_argument("--csv", type=Path, help="a folder for the tables as CSV files")
     parser.add_argument(
         "--processes",
         type=int,
@@ -208,11 +211,44 @@ def _add_study(commands) -> None:
 
 
 def _study(options: argparse.Namespace) -> int:
+    if options.csv is not None:  # before hours of training
+        check_writable(options.csv)
     studies = [STUDIES[name] for name in options.names]
     settings = {name: getattr(options, name) for name in ("root", "device", "dtype")}
     records = carry_out(studies, options.out, published=PUBLISHED, processes=options.processes, **settings)
     for study in studies:
-        print(f"{study.name}: {len(study.results(records))} arms")
+        tables = {"": arms_table(study, records), "-differences": differences_table(study, records)}
+        print(f"{study.name}: {study.question}", *tables.values(), "", sep="\n\n")
+        if options.csv is not None:
+            for ending, table in tables.items():
+                table.to_csv(options.csv / f"{study.name}{ending}.csv")
+    return 0
+
+
+def _add_findings(commands) -> None:
+    parser = _command(
+        commands,
+        "findings",
+        _findings,
+        help="say what the studies found",
+        description="Print the sentences that follow from the records of the studies: for each comparison the "
+        "difference in test accuracy, with its interval.",
+    )
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=PUBLISHED, help="folder of the records of the studies"
+    )
+    parser.add_argument("--write", action="store_true", help="also write the page README.md into the folder")
+
+
+def _findings(options: argparse.Namespace) -> int:
+    if not options.folder.is_dir():
+        raise NotADirectoryError(f"{options.folder} is not a folder; give one with records (*.json)")
+    records = Records(options.folder)
+    for study in STUDIES.values():
+        if told := sentences(study, records):
+            print(f"{study.name}: {study.question}", *told, "", sep="\n")
+    if options.write:
+        write_whole(options.folder / "README.md", page(STUDIES, records).encode())
     return 0
 
 

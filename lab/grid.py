@@ -14,16 +14,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from lab.checks import as_integer, check_type
 from lab.experiment import Experiment
 from lab.recipes import Recipe
 from lab.records import History
+from lab.statistics import Estimate, estimate
 from lab.study import process_pool, run_all
 from lab.training import Diverged
 
 HELD_OUT = 5_000  # training images on which rates are chosen
 STEP = 2.0  # the factor between neighbouring rates
 MOST_TRIALS = 9  # of one arm: then the search ends, whatever it has found
+CLOSE = 0.005  # a difference in accuracy, in [0, 1], for which more seeds are needed
 LOST = 3  # times that workers may die, one after another without a run that ends
 
 
@@ -34,6 +38,13 @@ class Trial(NamedTuple):
     accuracy: float
 
 
+class Family(NamedTuple):
+    """Comparisons that answer one question: pairs of arms, whose intervals hold together with 95 %."""
+
+    name: str
+    pairs: tuple[tuple[str, str], ...]  # labels; the difference is the first one's accuracy minus the other's
+
+
 @dataclass(frozen=True)
 class Study:
     """Arms to be compared. `recipe.lr` of an arm is where the search for its rate begins.
@@ -41,19 +52,22 @@ class Study:
     The search is the same for every arm: its rate, half of it and twice it, each trained once, with seed 0,
     and evaluated on held-out training images; then further in the direction of the best rate until that has a
     worse one on both sides, or MOST_TRIALS were tried. With the best rate the arm is trained on all training
-    images, once for each seed.
+    images, once for each seed. Arms of a pair that are closer than CLOSE get `more_seeds`.
 
-    Raises ValueError for a wrong value, and for two arms with the same label.
+    Raises ValueError for a wrong value, for two arms with the same label, and for a pair of unknown arms.
     """
 
     name: str
     question: str
     arms: tuple[Experiment, ...]
+    families: tuple[Family, ...] = ()
     seeds: int = 5
+    more_seeds: int = 10
     held_out: int = HELD_OUT
 
     def __post_init__(self):
         object.__setattr__(self, "arms", tuple(self.arms))
+        object.__setattr__(self, "families", tuple(self.families))
         for arm in self.arms:
             check_type("arm", arm, Experiment, "an Experiment")
         labels = [arm.label for arm in self.arms]
@@ -62,7 +76,15 @@ class Study:
         if twice := next((label for label in labels if labels.count(label) > 1), None):
             raise ValueError(f"two arms of the study {self.name!r} are labelled {twice!r}")
         as_integer("seeds", self.seeds, 1)
+        as_integer("more_seeds", self.more_seeds, 0)
         as_integer("held_out", self.held_out, 1)
+        for one, other in self.pairs:
+            self[one], self[other]
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """All pairs of arms that are compared."""
+        return [pair for family in self.families for pair in family.pairs]
 
     def __getitem__(self, label: str) -> Experiment:
         """The arm of that label. Raises ValueError for an unknown one."""
@@ -99,11 +121,31 @@ class Study:
 
     def runs(self, arm: Experiment, records: Records) -> list[Experiment]:
         """The runs of an arm, at its best rate, one for each seed; none while the search goes on."""
+        runs = self._seeded(arm, records, self.seeds)
+        if self.more_seeds > self.seeds and any(arm.label in pair for pair in self.close(records)):
+            return self._seeded(arm, records, self.more_seeds)
+        return runs
+
+    def _seeded(self, arm: Experiment, records: Records, seeds: int) -> list[Experiment]:
         trials, missing = self.search(arm, records)
         if missing:
             return []
         recipe = replace(arm.recipe, lr=best_of(trials).lr)
-        return [replace(arm, recipe=recipe, seed=seed) for seed in range(self.seeds)]
+        return [replace(arm, recipe=recipe, seed=seed) for seed in range(seeds)]
+
+    def close(self, records: Records) -> list[tuple[str, str]]:
+        """The pairs whose first `seeds` runs are all done, and closer together than CLOSE."""
+        means = {}
+        for label in {label for pair in self.pairs for label in pair}:
+            done = [records.find(run) for run in self._seeded(self[label], records, self.seeds)]
+            accuracies = [record.accuracy[-1] for record in done if record and not record.diverged]
+            if done and len(accuracies) == self.seeds:
+                means[label] = float(np.mean(accuracies))
+        return [
+            (one, other)
+            for one, other in self.pairs
+            if one in means and other in means and abs(means[one] - means[other]) < CLOSE
+        ]
 
     def missing(self, records: Records) -> list[Experiment]:
         """What can be trained next: trials of searches that go on, and runs of arms whose rate is known."""
@@ -119,6 +161,31 @@ class Study:
             arm.label: [record for run in self.runs(arm, records) if (record := records.find(run))]
             for arm in self.arms
         }
+
+    def accuracy(self, label: str, records: Records) -> Estimate | None:
+        """The test accuracy of an arm, in [0, 1], over its runs that did not diverge; None without one."""
+        found = _rights(self.results(records)[label])
+        return estimate(np.stack([*found.values()])) if found else None
+
+    def differences(self, family: Family, records: Records) -> dict[tuple[str, str], Estimate]:
+        """For each pair of a family the difference in test accuracy, over the seeds that both arms have.
+
+        The runs are paired by seed, and their images one by one. The intervals of the family hold together
+        with 95 % (Bonferroni). Pairs without a common seed are left out.
+        """
+        confidence = 1 - 0.05 / len(family.pairs)
+        results, found = self.results(records), {}
+        for one, other in family.pairs:
+            here, there = _rights(results[one]), _rights(results[other])
+            if seeds := [seed for seed in here if seed in there]:
+                values = np.stack([here[seed] - there[seed] for seed in seeds])
+                found[one, other] = estimate(values, confidence)
+        return found
+
+
+def _rights(runs: Iterable[History]) -> dict[int, np.ndarray]:
+    """For each seed whether each test image was right, as numbers (images,)."""
+    return {run.seed: run.rights().astype(np.int8) for run in runs if not run.diverged}
 
 
 def best_of(trials: Iterable[Trial]) -> Trial:

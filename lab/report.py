@@ -20,30 +20,11 @@ from lab.records import MOST_TOLD, History, processor_name
 from lab.schema import read_json
 from lab.statistics import binomial_half_width, interval, pooled_deviation, student_t
 from lab.study import LADDER, by_experiment, ladder_experiments, load_results
+from lab.tables import markdown_table, text_table
 from lab.training import evaluate
 from model import PRETRAINED, Net, count_parameters, describe, receptive_field
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
-
-# ---- Tables ----------------------------------------------------------------------------------------
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], alignments: str) -> str:
-    """A Markdown table. alignments: "l" or "r" for each column."""
-    rule = [{"l": "---", "r": "---:"}[letter] for letter in alignments]
-    cells = [[cell.replace("|", r"\|") for cell in row] for row in (head, *rows)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (cells[0], rule, *cells[1:]))
-
-
-def text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in plain text: the first column aligned left, the others right."""
-    lines = [head, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
-        for line in lines
-    )
-
 
 # ---- Results ---------------------------------------------------------------------------------------
 

@@ -18,26 +18,12 @@ from lab.experiment import PREPROCESSING, PUBLISHED
 from lab.recipes import RECIPES, Recipe
 from lab.records import History
 from lab.study import load_results
+from lab.tables import markdown_table
 from lab.training import fit
 from model import CONVS, NORMS, PRETRAINED, Net, Preprocessing, describe
 
 HERE = Path(__file__).resolve().parent.parent
 CARD = (HERE / "weights" / "README.md").read_text()
-
-
-# ---- Tables ----------------------------------------------------------------------------------------
-
-
-def test_a_markdown_table_has_a_rule_with_the_alignments():
-    assert report.markdown_table(["name", "n"], [["a", "1"], ["b|c", ""]], "lr") == (
-        "| name | n |\n| --- | ---: |\n| a | 1 |\n| b\\|c |  |"
-    )
-
-
-def test_a_text_table_is_aligned_left_in_the_first_column_and_right_in_the_others():
-    assert report.text_table(["title", "x"], [["a", "1,000"], ["longer", ""]]) == (
-        "title       x\na       1,000\nlonger"
-    )
 
 
 # ---- Results ---------------------------------------------------------------------------------------
@@ -315,12 +301,10 @@ def wrong_cells(report: str) -> list[str]:
 
 
 def test_wrong_cells_are_seen():
-    table = report.markdown_table(["name", "accuracy, %", "time, s"], [["a", "85.0 ± 1", "1,000"]], "lrr")
+    table = markdown_table(["name", "accuracy, %", "time, s"], [["a", "85.0 ± 1", "1,000"]], "lrr")
     assert wrong_cells(f"{table}\n\n{table}") == []
     for cells in (["a", "8500.0", ""], ["a", "50 ± nan", ""], ["a", "50", "inf"], ["a", "-1", "5"]):
-        assert (
-            len(wrong_cells(report.markdown_table(["name", "accuracy, %", "time, s"], [cells], "lrr"))) == 1
-        )
+        assert len(wrong_cells(markdown_table(["name", "accuracy, %", "time, s"], [cells], "lrr"))) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

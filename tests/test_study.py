@@ -50,8 +50,10 @@ def test_records_are_read_from_all_folders_below_and_sorted_by_name_processor_an
 def test_trials_are_read_only_if_they_are_asked_for(tmp_path):
     record(0).save(tmp_path / "a.json")
     record(1, "b").save(tmp_path / "trials" / "deep" / "b.json")
+    record(1, "c").save(tmp_path / "study" / "c.json")
     assert [each.name for each in load_results(tmp_path)] == ["a"]
     assert [each.name for each in load_results(tmp_path / "trials")] == ["b"]
+    assert [each.name for each in load_results(tmp_path / "study")] == ["c"]
 
 
 def test_a_folder_named_bench_is_skipped(tmp_path):

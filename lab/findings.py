@@ -1,0 +1,138 @@
+"""What the studies found: their tables and sentences, all computed from the records of the runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from lab.grid import Records, Study, best_of
+from lab.records import History
+from lab.statistics import Estimate
+from lab.studies import titles
+from lab.tables import Table
+from model import describe
+
+# ---- Tables ----------------------------------------------------------------------------------------
+
+
+def arms_table(study: Study, records: Records) -> Table:
+    """A row for each arm: its best rate and how it was found, its accuracy with interval, its size.
+
+    The accuracy is that of the test images after the last epoch, with one view of each: the mean over the
+    seeds, with the 95 % interval that allows for seeds and images. A cell is empty for what is not done yet.
+    """
+    head = ("arm", "rate", "rates tried", "held out, %", "seeds", "test accuracy, %", "training accuracy, %")
+    head += ("parameters", "MACs of an image", "receptive field")
+    named, results, rows = titles(study.arms), study.results(records), []
+    for arm in study.arms:
+        trials, missing = study.search(arm, records)
+        network = describe(arm.network())
+        best = best_of(trials) if trials and not missing else None
+        runs = results[arm.label]
+        rows.append(
+            (
+                named[arm.label],
+                f"{best.lr:g}" if best else "",
+                ", ".join(f"{trial.lr:g}" for trial in trials),
+                f"{100 * best.accuracy:.1f}" if best else "",
+                _seeds(runs),
+                _percent(study.accuracy(arm.label, records)),
+                _training(runs),
+                f"{network.total_parameters:,}",
+                f"{network.total_macs:,}",
+                str(network[-1].receptive_field),
+            )
+        )
+    return Table(head, tuple(rows))
+
+
+def differences_table(study: Study, records: Records) -> Table:
+    """A row for each comparison: the difference in test accuracy, its interval, and what it says."""
+    named = titles(study.arms)
+    rows = [
+        (f"{named[one]} - {named[other]}", family.name, _points(found), str(found.seeds), verdict(found))
+        for family in study.families
+        for (one, other), found in study.differences(family, records).items()
+    ]
+    return Table(("comparison", "question", "difference, points", "seeds", ""), tuple(rows))
+
+
+def verdict(found: Estimate) -> str:
+    """What an interval says about a difference."""
+    if math.isnan(found.half):
+        return "one seed: not known"
+    return "no difference measured" if found.holds_zero else "higher" if found.mean > 0 else "lower"
+
+
+def _seeds(runs: list[History]) -> str:
+    diverged = sum(bool(run.diverged) for run in runs)
+    return f"{len(runs)}, {diverged} diverged" if diverged else str(len(runs))
+
+
+def _training(runs: list[History]) -> str:
+    found = [run.train_accuracy[-1] for run in runs if not run.diverged]
+    return f"{100 * sum(found) / len(found):.1f}" if found else ""
+
+
+def _percent(found: Estimate | None) -> str:
+    if found is None:
+        return ""
+    half = "" if math.isnan(found.half) else f" ± {100 * found.half:.2f}"
+    return f"{100 * found.mean:.2f}{half}"
+
+
+def _points(found: Estimate) -> str:
+    half = "" if math.isnan(found.half) else f" ± {100 * found.half:.1f}"
+    return f"{100 * found.mean:+.1f}{half}"
+
+
+# ---- Sentences -------------------------------------------------------------------------------------
+
+
+def sentences(study: Study, records: Records) -> list[str]:
+    """What each comparison says, in a sentence."""
+    named, found = titles(study.arms), []
+    for family in study.families:
+        for (one, other), difference in study.differences(family, records).items():
+            found.append(_sentence(named[one], named[other], difference))
+    return found
+
+
+def _sentence(one: str, other: str, found: Estimate) -> str:
+    runs = f"{found.seeds} {'seed' if found.seeds == 1 else 'seeds'}"
+    if math.isnan(found.half):
+        return f"{one} against {other}: {100 * found.mean:+.1f} points, on one seed, which says little."
+    half = f"{100 * found.half:.1f}"
+    if found.holds_zero:
+        return (
+            f"{one} against {other}: no difference was measured ({100 * found.mean:+.1f} ± {half} points, "
+            f"{runs})."
+        )
+    way = "above" if found.mean > 0 else "below"
+    return f"{one} is {abs(100 * found.mean):.1f} ± {half} points {way} {other} ({runs})."
+
+
+# ---- The page --------------------------------------------------------------------------------------
+
+
+def page(studies: Mapping[str, Study], records: Records) -> str:
+    """The studies as a Markdown page: question, tables and sentences of each that has a run."""
+    parts = [INTRODUCTION]
+    for study in studies.values():
+        results = study.results(records)
+        if not any(results.values()):
+            continue
+        left = len(study.missing(records))
+        state = f"{left} of the runs that can be made now are missing." if left else ""
+        parts += [
+            f"## {study.name}",
+            f"{study.question} {state}".strip(),
+            arms_table(study, records).markdown(),
+            differences_table(study, records).markdown(),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+INTRODUCTION = """# The studies
+
+Made by `python -m lab findings --write` from the records in this folder, one for each run."""

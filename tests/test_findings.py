@@ -1,0 +1,147 @@
+"""lab/findings.py: the tables and sentences of a study, and that what is published equals the records."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lab.experiment import Experiment
+from lab.findings import arms_table, differences_table, page, sentences, verdict
+from lab.grid import Family, Records, Study
+from lab.recipes import Recipe
+from lab.records import History
+from lab.statistics import Estimate, estimate
+from lab.studies import PUBLISHED, STUDIES
+from model import Net, count_parameters
+
+IMAGES = 1_000
+RECIPE = Recipe(epochs=1, lr=0.1, net={"width": 0.25})
+ARMS = [
+    Experiment(label, RECIPE, norm=norm) for label, norm in (("a", "batch"), ("b", "group"), ("c", "layer"))
+]
+STUDY = Study("mine", "Which?", ARMS, [Family("norms", (("a", "b"), ("a", "c")))], seeds=3, more_seeds=0)
+
+
+def right(seed: int, share: float) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).random(IMAGES) < share)
+
+
+def finished(folder: Path, run: Experiment, share: float) -> History:
+    part = "validation" if run.validation else "test"
+    found = right(10 * run.seed + ord(run.label[0]), share)
+    accuracy = [float(found.double().mean())]
+    figures = {f"{part}_loss": [1.0], f"{part}_accuracy": accuracy, "evaluated_on": part}
+    lists = {"train_loss": [1.0], "train_accuracy": [0.5], "lr": [0.1], "seconds": [1.0]}
+    history = History(
+        name=run.name,
+        dataset="CIFAR-10",
+        parameters=5,
+        recipe=run.recipe.to_dict(),
+        seed=run.seed,
+        machine={},
+        network={"config": {"norm": run.norm, "conv": run.conv}},
+        **lists,
+        **figures,
+    )
+    history.set_rights(found)
+    history.save(folder / f"{run.stem}.json")
+    return history
+
+
+@pytest.fixture
+def records(tmp_path) -> Records:
+    """Arm a is much better than b and no different from c."""
+    shares = {"a": 0.8, "b": 0.6, "c": 0.8}
+    for arm in STUDY.arms:
+        for lr, share in ((0.05, 0.3), (0.1, 0.5), (0.2, 0.4)):
+            finished(tmp_path, STUDY.trial(arm, lr), share)
+    while missing := STUDY.missing(Records(tmp_path)):
+        for run in missing:
+            finished(tmp_path, run, shares[run.label])
+    return Records(tmp_path)
+
+
+def test_the_table_of_arms_shows_rates_accuracy_and_size(records):
+    table = arms_table(STUDY, records)
+    row = dict(zip(table.head, table.rows[0], strict=True))
+    found = STUDY.accuracy("a", records)
+    assert row["arm"] == "a"
+    assert (row["rate"], row["rates tried"], row["seeds"]) == ("0.1", "0.05, 0.1, 0.2", "3")
+    assert row["test accuracy, %"] == f"{100 * found.mean:.2f} ± {100 * found.half:.2f}"
+    assert row["training accuracy, %"] == "50.0"
+    assert row["parameters"] == f"{count_parameters(Net(width=0.25)):,}"
+
+
+def test_a_difference_is_paired_by_seed_and_image_and_corrected_for_the_comparisons(records):
+    family = STUDY.families[0]
+    found = STUDY.differences(family, records)["a", "b"]
+    runs = STUDY.results(records)
+    pairs = zip(runs["a"], runs["b"], strict=True)
+    values = np.stack([one.rights().astype(int) - other.rights().astype(int) for one, other in pairs])
+    assert found == estimate(values, 1 - 0.05 / 2)
+
+
+def test_a_difference_that_is_noise_is_called_that(records):
+    table = differences_table(STUDY, records)
+    assert [row[-1] for row in table.rows] == ["higher", "no difference measured"]
+    first, second = sentences(STUDY, records)
+    assert first.startswith("a is ")
+    assert " points above b (3 seeds)." in first
+    assert second.startswith("a against c: no difference was measured (")
+
+
+def test_a_difference_downwards_and_one_seed_are_said():
+    assert verdict(Estimate(-0.02, 0.01, 5)) == "lower"
+    assert verdict(Estimate(-0.02, math.nan, 1)) == "one seed: not known"
+
+
+def test_an_empty_study_has_empty_cells_and_no_part_in_the_page(tmp_path):
+    empty = Records(tmp_path)
+    assert arms_table(STUDY, empty).rows[0][1:6] == ("", "", "", "0", "")
+    assert differences_table(STUDY, empty).rows == ()
+    assert "## mine" not in page({"mine": STUDY}, empty)
+
+
+def test_arms_closer_than_half_a_point_get_more_seeds(tmp_path):
+    study = Study("mine", "Which?", ARMS, STUDY.families, seeds=2, more_seeds=4)
+    shares = {"a": 0.8, "b": 0.6, "c": 0.8}
+    for arm in study.arms:
+        for lr, share in ((0.05, 0.3), (0.1, 0.5), (0.2, 0.4)):
+            finished(tmp_path, study.trial(arm, lr), share)
+    assert {run.seed for run in study.missing(Records(tmp_path))} == {0, 1}
+    same = right(0, 0.8)
+    for run in study.missing(Records(tmp_path)):
+        history = finished(tmp_path, run, shares[run.label])
+        if run.label != "b":
+            history.test_accuracy = [float(same.double().mean())]
+            history.set_rights(same)
+            history.save(tmp_path / f"{run.stem}.json")
+    records = Records(tmp_path)
+    assert study.close(records) == [("a", "c")]
+    assert [(run.label, run.seed) for run in study.missing(records)] == [
+        ("a", 2),
+        ("c", 2),
+        ("a", 3),
+        ("c", 3),
+    ]
+
+
+# ---- What is published -----------------------------------------------------------------------------
+
+
+def test_the_published_page_is_what_the_records_give():
+    published = (PUBLISHED / "README.md").read_text(encoding="utf-8")
+    assert published == page(STUDIES, Records(PUBLISHED))
+
+
+def test_every_published_record_belongs_to_a_study():
+    records = Records(PUBLISHED)
+    stems = set()
+    for study in STUDIES.values():
+        for arm in study.arms:
+            trials, _ = study.search(arm, records)
+            stems |= {study.trial(arm, trial.lr).stem for trial in trials}
+            stems |= {run.stem for run in study.runs(arm, records)}
+    assert {path.stem for path in PUBLISHED.glob("*.json")} <= stems

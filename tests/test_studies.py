@@ -1,0 +1,106 @@
+"""lab/studies.py: what the arms of our studies are."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lab.experiment import Experiment
+from lab.grid import Study
+from lab.studies import (
+    ADDITIONS,
+    BASE,
+    BUDGET,
+    DILATION_OR_STRIDE,
+    EQUAL_SIZE,
+    MODELS,
+    STUDIES,
+    TECHNIQUES,
+    WIDTHS,
+    arm,
+    titles,
+)
+from model import CONVS, NORMS, Net, count_parameters, describe, receptive_field
+
+
+def changed(one: Experiment, other: Experiment) -> set[str]:
+    """The fields of experiment and recipe that differ."""
+    fields = {
+        name for name in ("norm", "conv", "dataset", "limit") if getattr(one, name) != getattr(other, name)
+    }
+    return fields | set(one.recipe.difference(other.recipe)[0])
+
+
+def test_arms_of_the_grid_differ_in_technique_and_normalization_only():
+    first = TECHNIQUES.arms[0]
+    assert {(each.conv, each.norm) for each in TECHNIQUES.arms} == {(c, n) for c in CONVS for n in NORMS}
+    assert all(changed(first, each) <= {"norm", "conv"} for each in TECHNIQUES.arms)
+
+
+def test_every_comparison_of_the_grids_changes_one_thing():
+    for study, name in ((TECHNIQUES, ""), (EQUAL_SIZE, "")):
+        for one, other in study.pairs:
+            assert changed(study[one], study[other]) - {"net"} in ({"norm"}, {"conv"}), (one, other, name)
+    for one, other in MODELS.pairs:
+        rate = {"lr", "momentum", "warmup"}  # chosen for each optimizer
+        assert changed(MODELS[one], MODELS[other]) - rate in ({"norm"}, {"optimizer"}), (one, other)
+
+
+def test_every_pair_of_the_grid_is_compared_with_standard_convolution_and_with_batch_norm():
+    pairs = {(TECHNIQUES[one].conv, TECHNIQUES[one].norm) for one, _ in TECHNIQUES.pairs}
+    assert pairs == {(c, n) for c in CONVS for n in NORMS} - {("standard", "batch")}
+    against = {(TECHNIQUES[other].conv, TECHNIQUES[other].norm) for _, other in TECHNIQUES.pairs}
+    assert against == {("standard", n) for n in NORMS} | {(c, "batch") for c in CONVS}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("conv", WIDTHS)
+def test_arms_of_equal_size_are_the_widest_within_the_budget(conv, norm):
+    with torch.device("meta"):
+        assert Net.within(BUDGET, conv=conv, norm=norm).config["width"] == WIDTHS[conv]
+    network = EQUAL_SIZE[f"{conv}-{norm}-muon-equal-size"].network()
+    assert count_parameters(network) <= BUDGET == count_parameters(Net())
+
+
+def test_the_ways_to_grow_the_receptive_field_have_equal_fields_and_sizes():
+    networks = [each.network() for each in DILATION_OR_STRIDE.arms]
+    assert {receptive_field(net) for net in networks} == {75}
+    assert {count_parameters(net) for net in networks} == {BUDGET}
+    rates = [[row.dilation for row in describe(net) if row.kind.endswith("depthwise")] for net in networks]
+    assert rates == [[1, 1, 1], [2, 2, 2], [1, 2, 3]]
+
+
+def test_additions_change_what_they_say():
+    first = {each.label: describe(each.network()) for each in ADDITIONS.arms}
+    after = first["mixed-batch-muon-depthwise-after-a-standard-row"]
+    assert [row.kind for row in after[:3]] == ["standard", "depthwise", "pointwise"]
+    assert [row.kind for row in first["mixed-batch-muon-blueprint-after-a-standard-row"][:3]] == [
+        "standard",
+        "pointwise",
+        "depthwise",
+    ]
+    assert {row.kind for row in first["mixed-batch-muon-dilated-blind"]} == {"dilated", "pointwise"}
+
+
+def test_titles_name_what_differs():
+    found = titles([arm(), arm(norm="none"), arm("dilated", optimizer="sgd")])
+    assert [*found.values()] == [
+        "mixed, batch norm, Muon",
+        "mixed, no norm, Muon",
+        "dilated, batch norm, SGD",
+    ]
+    found = titles([arm(), arm(label="rates-1-2-3")])
+    assert [*found.values()] == ["mixed, batch norm, Muon", "rates 1 2 3"]
+    own = titles([Experiment("mine", BASE), Experiment("my other", replace(BASE, lr=0.3))])
+    assert own == {"mine": "mine", "my other": "my other"}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_titles_are_unique(name):
+    named = titles(STUDIES[name].arms)
+    assert len(set(named.values())) == len(named) == len(STUDIES[name].arms)
+
+
+def test_a_reader_declares_a_study_in_a_few_lines():
+    study = Study("kernels", "Is a wider net better?", [arm(), arm(label="wide", net={"width": 1.5})])
+    assert [each.label for each in study.arms] == ["mixed-batch-muon", "mixed-batch-muon-wide"]
