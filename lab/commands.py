@@ -231,8 +231,8 @@ def _add_findings(commands) -> None:
         "findings",
         _findings,
         help="say what the studies found",
-        description="Print the sentences that follow from the records of the studies: for each comparison the "
-        "difference in test accuracy, with its interval.",
+        description="Print the sentences that follow from the records of the studies: for each comparison "
+        "the difference in test accuracy, with its interval.",
     )
     parser.add_argument(
         "folder", nargs="?", type=Path, default=PUBLISHED, help="folder of the records of the studies"

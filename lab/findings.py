@@ -16,25 +16,25 @@ from model import describe
 
 
 def arms_table(study: Study, records: Records) -> Table:
-    """A row for each arm: its best rate and how it was found, its accuracy with interval, its size.
+    """A row for each arm with a run: its best rate and how it was found, accuracy with interval, and size.
 
     The accuracy is that of the test images after the last epoch, with one view of each: the mean over the
-    seeds, with the 95 % interval that allows for seeds and images. A cell is empty for what is not done yet.
+    seeds, with the 95 % interval that allows for seeds and images.
     """
     head = ("arm", "rate", "rates tried", "held out, %", "seeds", "test accuracy, %", "training accuracy, %")
     head += ("parameters", "MACs of an image", "receptive field")
     named, results, rows = titles(study.arms), study.results(records), []
     for arm in study.arms:
-        trials, missing = study.search(arm, records)
-        network = describe(arm.network())
-        best = best_of(trials) if trials and not missing else None
-        runs = results[arm.label]
+        if not (runs := results[arm.label]):
+            continue
+        trials, _ = study.search(arm, records)
+        best, network = best_of(trials), describe(arm.network())
         rows.append(
             (
                 named[arm.label],
-                f"{best.lr:g}" if best else "",
+                f"{best.lr:g}",
                 ", ".join(f"{trial.lr:g}" for trial in trials),
-                f"{100 * best.accuracy:.1f}" if best else "",
+                f"{100 * best.accuracy:.1f}",
                 _seeds(runs),
                 _percent(study.accuracy(arm.label, records)),
                 _training(runs),
@@ -116,23 +116,37 @@ def _sentence(one: str, other: str, found: Estimate) -> str:
 
 
 def page(studies: Mapping[str, Study], records: Records) -> str:
-    """The studies as a Markdown page: question, tables and sentences of each that has a run."""
+    """The studies as a Markdown page: question, tables and sentences of each that has a comparison."""
     parts = [INTRODUCTION]
     for study in studies.values():
-        results = study.results(records)
-        if not any(results.values()):
+        compared = differences_table(study, records)
+        if not compared.rows:
             continue
-        left = len(study.missing(records))
-        state = f"{left} of the runs that can be made now are missing." if left else ""
+        runs = sum(map(len, study.results(records).values()))
+        left = "; more are to come" if study.missing(records) else ""
         parts += [
             f"## {study.name}",
-            f"{study.question} {state}".strip(),
+            study.question,
+            f"From {runs} runs on all training images{left}. Arms that have none yet are left out.",
             arms_table(study, records).markdown(),
-            differences_table(study, records).markdown(),
+            compared.markdown(),
         ]
     return "\n\n".join(parts) + "\n"
 
 
 INTRODUCTION = """# The studies
 
-Made by `python -m lab findings --write` from the records in this folder, one for each run."""
+What each convolution technique, each normalization and each optimizer gives on CIFAR-10. Made by `python -m
+lab findings --write` from the records in this folder, one for each run; `python -m lab study NAME` trains
+what is missing.
+
+- Every arm has its own learning rate, found by the same search: the rate it starts from, half of it and
+  twice it, each trained once on 45,000 images and judged on the other 5,000 training images; then further
+  in the direction of the best until that has a worse one on both sides.
+- With that rate it is trained on all 50,000 training images, with five seeds that all arms share; ten
+  where two arms that are compared are closer than half a point. The test images are looked at after the
+  last epoch, one view of each.
+- Every arm is trained for four epochs, which ranks techniques, and is far from the best that each can do.
+- An interval (95 %) allows for both chances, other seeds and other test images. A difference is taken seed
+  by seed and image by image; the intervals of one question hold together with 95 % (Bonferroni). If an
+  interval holds zero, no difference was measured, which does not mean that there is none."""

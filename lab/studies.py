@@ -17,9 +17,9 @@ PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "study"
 BASE = replace(RECIPES["default"], epochs=4)
 COURSE_NORMS = ("batch", "layer", "group")
 
-# Where each search begins; lr_rest stays that of the recipe. The warmup is the better of 0 and 0.2, held out,
-# seed 0, mixed, batch norm, each at the best rate tried: Muon 82.2 and 81.2 %, SGD 67.4 and 74.9 %, AdamW 72.9
-# and 75.7 % (records in results/trials/warmup).
+# Where each search begins; lr_rest stays that of the recipe. The warmup is the better of 0 and 0.2: held out,
+# seed 0, mixed, batch norm, each at the best rate tried, Muon has 82.2 and 81.2 %, SGD 67.4 and 74.9 %, AdamW
+# 72.9 and 75.7 % (records in results/trials/warmup).
 OPTIMIZERS: dict[str, dict] = {
     "muon": {"optimizer": "muon", "lr": 0.12},
     "sgd": {"optimizer": "sgd", "lr": 0.4, "momentum": 0.9, "warmup": 0.2},

@@ -97,11 +97,19 @@ def test_a_difference_downwards_and_one_seed_are_said():
     assert verdict(Estimate(-0.02, math.nan, 1)) == "one seed: not known"
 
 
-def test_an_empty_study_has_empty_cells_and_no_part_in_the_page(tmp_path):
+def test_what_has_no_run_is_in_no_table_and_not_on_the_page(tmp_path):
     empty = Records(tmp_path)
-    assert arms_table(STUDY, empty).rows[0][1:6] == ("", "", "", "0", "")
+    assert arms_table(STUDY, empty).rows == ()
     assert differences_table(STUDY, empty).rows == ()
+    assert sentences(STUDY, empty) == []
     assert "## mine" not in page({"mine": STUDY}, empty)
+
+
+def test_the_page_has_the_tables_of_a_study_and_its_number_of_runs(records):
+    found = page({"mine": STUDY}, records)
+    assert "## mine\n\nWhich?\n\nFrom 9 runs on all training images. " in found
+    assert arms_table(STUDY, records).markdown() in found
+    assert differences_table(STUDY, records).markdown() in found
 
 
 def test_arms_closer_than_half_a_point_get_more_seeds(tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ import torch
 from lab.commands import main
 from lab.data import STAND_IN_CLASSES, load_dataset, loaders_from, stand_in
 from lab.download import DownloadFailed
-from lab.experiment import ABLATIONS, PREPROCESSING
+from lab.experiment import ABLATIONS, PREPROCESSING, Experiment
+from lab.grid import Family, Study
 from lab.interrupts import Interrupted, Terminated
-from lab.recipes import RECIPES
+from lab.recipes import RECIPES, Recipe
 from lab.records import History
 from lab.report import assess
 from model import Net
@@ -385,3 +387,56 @@ def test_what_is_stopped_ends_with_a_line_and_the_status_of_the_signal(
 def test_publish_sets_the_address_given(capsys, monkeypatch):
     monkeypatch.setattr("lab.publish.publish", lambda address: print(f"README.md: {address}"))
     assert run(capsys, "publish", "OWNER/NAME") == (0, "README.md: OWNER/NAME\n", "")
+
+
+# ---- Studies ---------------------------------------------------------------------------------------
+
+
+def a_small_study(monkeypatch) -> Study:
+    recipe = Recipe(epochs=1, batch_size=64, lr=0.1, net={"width": 0.25})
+    arms = [Experiment(norm, recipe, norm=norm, dataset="stand-in", limit=128) for norm in ("batch", "group")]
+    families = [Family("norms", (("batch", "group"),))]
+    study = Study("small", "Which norm?", arms, families, seeds=1, more_seeds=0, held_out=50)
+    monkeypatch.setattr("lab.commands.STUDIES", {"small": study})
+    return study
+
+
+def test_a_study_is_trained_once_and_its_tables_are_printed_and_written(capsys, tmp_path, monkeypatch):
+    a_small_study(monkeypatch)
+    asked = (
+        "study",
+        "small",
+        "--processes",
+        1,
+        "--out",
+        tmp_path,
+        "--csv",
+        tmp_path / "csv",
+        "--device",
+        "cpu",
+    )
+    status, out, error = run(capsys, *asked)
+    assert status == 0
+    assert "small: Which norm?" in out
+    assert re.search(r"batch - group +norms +[+-]\d+\.\d +1 +one seed: not known", out)
+    assert "runs can be trained now" in error
+    assert sorted(path.name for path in (tmp_path / "csv").iterdir()) == [
+        "small-differences.csv",
+        "small.csv",
+    ]
+    status, again, error = run(capsys, *asked)
+    assert (status, again, error) == (0, out, "")
+    status, out, _ = run(capsys, "findings", tmp_path, "--write")
+    assert "batch against group: " in out
+    assert "## small" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_study_that_is_unknown_and_a_folder_that_is_none_are_errors(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        run(capsys, "study", "nothing")
+    assert "'nothing' (choose from" in capsys.readouterr().err
+    status, _, error = run(capsys, "findings", tmp_path / "none")
+    assert (status, error) == (
+        2,
+        f"error: {tmp_path / 'none'} is not a folder; give one with records (*.json)\n",
+    )
