@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
+from lab import costs
 from lab.data import DATASETS, load_dataset
 from lab.experiment import ABLATIONS, DTYPES, Experiment, ablations, run
 from lab.files import check_writable, write_whole
@@ -203,6 +204,11 @@ def _add_study(commands) -> None:
     parser.add_argument("--dtype", choices=DTYPES, help="by default the fastest here, found by timing")
     parser.add_argument("--csv", type=Path, help="a folder for the tables as CSV files")
     parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="train nothing; measure what each arm costs, on an idle machine, and keep it in OUT/bench",
+    )
+    parser.add_argument(
         "--processes",
         type=int,
         default=os.cpu_count() or 1,
@@ -214,10 +220,17 @@ def _study(options: argparse.Namespace) -> int:
     if options.csv is not None:  # before hours of training
         check_writable(options.csv)
     studies = [STUDIES[name] for name in options.names]
-    settings = {name: getattr(options, name) for name in ("root", "device", "dtype")}
-    records = carry_out(studies, options.out, published=PUBLISHED, processes=options.processes, **settings)
+    settings = {name: getattr(options, name) for name in ("device", "dtype")}
+    if options.measure:
+        arms = [arm for study in studies for arm in study.arms]
+        costs.write(costs.measure(arms, **settings), options.out / "bench")
+        records = Records(options.out, PUBLISHED)
+    else:
+        settings |= {"root": options.root, "processes": options.processes}
+        records = carry_out(studies, options.out, published=PUBLISHED, **settings)
+    measured = costs.read(options.out / "bench") or costs.read(PUBLISHED / "bench")
     for study in studies:
-        tables = {"": arms_table(study, records), "-differences": differences_table(study, records)}
+        tables = {"": arms_table(study, records, measured), "-differences": differences_table(study, records)}
         print(f"{study.name}: {study.question}", *tables.values(), "", sep="\n\n")
         if options.csv is not None:
             for ending, table in tables.items():
@@ -248,7 +261,8 @@ def _findings(options: argparse.Namespace) -> int:
         if told := sentences(study, records):
             print(f"{study.name}: {study.question}", *told, "", sep="\n")
     if options.write:
-        write_whole(options.folder / "README.md", page(STUDIES, records).encode())
+        text = page(STUDIES, records, costs.read(options.folder / "bench"))
+        write_whole(options.folder / "README.md", text.encode())
     return 0
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
+from lab.costs import Cost, costs
 from lab.grid import Records, Study, best_of
-from lab.records import History
+from lab.records import History, processor_name
 from lab.statistics import Estimate
 from lab.studies import titles
 from lab.tables import Table
@@ -15,15 +17,19 @@ from model import describe
 # ---- Tables ----------------------------------------------------------------------------------------
 
 
-def arms_table(study: Study, records: Records) -> Table:
+def arms_table(study: Study, records: Records, measured: Mapping[str, Any] | None = None) -> Table:
     """A row for each arm with a run: its best rate and how it was found, accuracy with interval, and size.
 
     The accuracy is that of the test images after the last epoch, with one view of each: the mean over the
-    seeds, with the 95 % interval that allows for seeds and images.
+    seeds, with the 95 % interval that allows for seeds and images. measured: what `lab.costs.measure`
+    returned, for columns with the time and memory that an image costs.
     """
     head = ("arm", "rate", "rates tried", "held out, %", "seeds", "test accuracy, %", "training accuracy, %")
     head += ("parameters", "MACs of an image", "receptive field")
     named, results, rows = titles(study.arms), study.results(records), []
+    spent = costs(measured, study.arms) if measured else {}
+    if spent:
+        head += ("training, µs an image", "forward, µs an image", "memory, kB an image", "share of peak, %")
     for arm in study.arms:
         if not (runs := results[arm.label]):
             continue
@@ -41,9 +47,21 @@ def arms_table(study: Study, records: Records) -> Table:
                 f"{network.total_parameters:,}",
                 f"{network.total_macs:,}",
                 str(network[-1].receptive_field),
+                *(_spent(spent.get(arm.label)) if spent else ()),
             )
         )
     return Table(head, tuple(rows))
+
+
+def _spent(cost: Cost | None) -> tuple[str, ...]:
+    if cost is None:
+        return ("",) * len(Cost._fields)
+    return (
+        f"{cost.train_microseconds:.0f}",
+        f"{cost.forward_microseconds:.0f}",
+        f"{1e-3 * cost.memory:.0f}",
+        f"{100 * cost.share_of_peak:.0f}",
+    )
 
 
 def differences_table(study: Study, records: Records) -> Table:
@@ -115,9 +133,16 @@ def _sentence(one: str, other: str, found: Estimate) -> str:
 # ---- The page --------------------------------------------------------------------------------------
 
 
-def page(studies: Mapping[str, Study], records: Records) -> str:
+def page(studies: Mapping[str, Study], records: Records, measured: Mapping[str, Any] | None = None) -> str:
     """The studies as a Markdown page: question, tables and sentences of each that has a comparison."""
     parts = [INTRODUCTION]
+    if measured:
+        host = measured["machine"]
+        parts.append(
+            f"Times and memory were measured on {processor_name(host)}, {host['threads']} threads, in "
+            f"{host['dtype']}, on batches of {measured['batch_size']} images; the peak is the fastest product "
+            "of large matrices there."
+        )
     for study in studies.values():
         compared = differences_table(study, records)
         if not compared.rows:
@@ -128,7 +153,7 @@ def page(studies: Mapping[str, Study], records: Records) -> str:
             f"## {study.name}",
             study.question,
             f"From {runs} runs on all training images{left}. Arms that have none yet are left out.",
-            arms_table(study, records).markdown(),
+            arms_table(study, records, measured).markdown(),
             compared.markdown(),
         ]
     return "\n\n".join(parts) + "\n"

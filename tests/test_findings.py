@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from lab.costs import BATCH, network_key, read
 from lab.experiment import Experiment
 from lab.findings import arms_table, differences_table, page, sentences, verdict
 from lab.grid import Family, Records, Study
@@ -72,6 +73,19 @@ def test_the_table_of_arms_shows_rates_accuracy_and_size(records):
     assert row["test accuracy, %"] == f"{100 * found.mean:.2f} ± {100 * found.half:.2f}"
     assert row["training accuracy, %"] == "50.0"
     assert row["parameters"] == f"{count_parameters(Net(width=0.25)):,}"
+
+
+def test_measured_costs_have_columns_of_their_own(records):
+    times = {"train": {network_key(ARMS[0]): [0.0256]}, "forward": {network_key(ARMS[0]): [0.00256]}}
+    host = {"device": "cpu", "processor": "P", "threads": 2, "dtype": "float32"}
+    counts = {"flops": {network_key(ARMS[0]): 512_000}, "memory": {network_key(ARMS[0]): 12_345}}
+    measured = {"machine": host, "batch_size": BATCH, "product": {"100": [0.05]}} | times | counts
+    table = arms_table(STUDY, records, measured)
+    row = dict(zip(table.head, table.rows[0], strict=True))
+    assert (row["training, µs an image"], row["forward, µs an image"]) == ("100", "10")
+    assert (row["memory, kB an image"], row["share of peak, %"]) == ("12", "50")
+    assert table.rows[1][-4:] == ("", "", "", "")
+    assert "measured on P, 2 threads, in float32" in page({"mine": STUDY}, records, measured)
 
 
 def test_a_difference_is_paired_by_seed_and_image_and_corrected_for_the_comparisons(records):
@@ -141,7 +155,7 @@ def test_arms_closer_than_half_a_point_get_more_seeds(tmp_path):
 
 def test_the_published_page_is_what_the_records_give():
     published = (PUBLISHED / "README.md").read_text(encoding="utf-8")
-    assert published == page(STUDIES, Records(PUBLISHED))
+    assert published == page(STUDIES, Records(PUBLISHED), read(PUBLISHED / "bench"))
 
 
 def test_every_published_record_belongs_to_a_study():

@@ -1,0 +1,72 @@
+"""lab/costs.py: what is measured of a network, and what follows from the times."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from lab import costs
+from lab.experiment import Experiment
+from lab.recipes import Recipe
+from model import Net, describe
+
+RECIPE = Recipe(epochs=1, net={"width": 0.25})
+ARMS = [
+    Experiment("a", RECIPE),
+    Experiment("a again", replace(RECIPE, lr=0.5)),
+    Experiment("b", RECIPE, norm="group"),
+]
+
+
+A = costs.network_key(ARMS[0])
+
+
+@pytest.fixture(scope="module")
+def measured():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "BATCH", 8)
+        patch.setattr(costs, "PRODUCTS", (64,))
+        return costs.measure(ARMS, device="cpu", dtype="float32", rounds=1, seconds=0.0)
+
+
+def test_each_network_is_measured_once_and_every_arm_has_its_cost(measured, tmp_path):
+    assert [*measured["train"]] == [*measured["forward"]] == [A, costs.network_key(ARMS[2])]
+    found = costs.costs(measured, ARMS)
+    assert found["a"] == found["a again"] != found["b"]
+    costs.write(measured, tmp_path)
+    assert costs.read(tmp_path) == measured
+    assert costs.read(tmp_path / "none") is None
+
+
+def test_a_cost_is_the_median_for_an_image_and_the_share_of_the_fastest_product(measured):
+    made = measured | {
+        "batch_size": 10,
+        "train": {A: [3.0, 1.0, 2.0]},
+        "forward": {A: [0.5, 0.4, 0.6]},
+        "product": {"100": [1.0, 0.5], "200": [8.0]},  # 4e6 and 2e6 operations a second
+        "flops": {A: 2_000_000},
+        "memory": {A: 77},
+    }
+    assert costs.costs(made, ARMS)["a"] == costs.Cost(2e5, 5e4, 77, 0.25)
+    assert "b" not in costs.costs(made, ARMS)
+
+
+def test_the_flops_of_a_step_are_three_times_the_macs_twice_without_the_images_gradient(measured):
+    rows = describe(Net(width=0.25))
+    assert measured["flops"][A] == 2 * 8 * (3 * rows.total_macs - rows[0].macs)
+
+
+def test_the_memory_is_that_of_the_maps_that_gradients_need():
+    one = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU())
+    # Of each image the input, 3 x 32 x 32, and the output of the ReLU, 16 x 32 x 32, in float32.
+    assert costs.saved_bytes(one, torch.float32) == 4 * 19 * 32 * 32
+    assert costs.saved_bytes(Net(width=0.5), torch.float32) > 1.5 * costs.saved_bytes(
+        Net(width=0.25), torch.float32
+    )
+
+
+def test_a_file_that_is_no_measurement_is_named(tmp_path):
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(ValueError, match=r"x\.json is not a measurement of costs"):
+        costs.read(tmp_path)
