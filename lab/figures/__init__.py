@@ -9,7 +9,17 @@ others can still be saved.
 """
 
 from lab.figures.benchmark import plot_bench
-from lab.figures.common import NORM_COLOURS, OTHER_COLOURS, STYLE, TECHNIQUE_COLOURS, colours, save
+from lab.figures.common import (
+    NORM_COLOURS,
+    OTHER_COLOURS,
+    OTHER_MARKERS,
+    STYLE,
+    TECHNIQUE_COLOURS,
+    TECHNIQUE_MARKERS,
+    colours,
+    markers,
+    save,
+)
 from lab.figures.comparison import plot_comparison
 from lab.figures.curves import plot_curves
 from lab.figures.errors import plot_confusion, plot_misclassified
@@ -21,9 +31,12 @@ __all__ = [
     "EXAMPLE",
     "NORM_COLOURS",
     "OTHER_COLOURS",
+    "OTHER_MARKERS",
     "STYLE",
     "TECHNIQUE_COLOURS",
+    "TECHNIQUE_MARKERS",
     "colours",
+    "markers",
     "plot_augmentations",
     "plot_bench",
     "plot_comparison",
