@@ -48,7 +48,7 @@ TECHNIQUE_MARKERS: dict[str, str] = {
     "standard": "o",
     "dilated": "D",
     "depthwise_separable": "^",
-    "blueprint_separable": "X",
+    "blueprint_separable": "v",
     "mixed": "s",
 }
 NEUTRAL, NEUTRAL_MARKER = "#555555", "p"  # of a technique that is not in the tables
@@ -62,7 +62,7 @@ NORM_COLOURS: dict[str, str] = {
 }
 # The first four: Okabe and Ito's
 OTHER_COLOURS = ("#0072B2", "#CC79A7", "#D55E00", "#56B4E9", "#666666", "#5D4037", "#000000")
-OTHER_MARKERS = ("v", "P", "<", "*", ">", "d", "p", "h")  # one more than colours, so that pairs repeat late
+OTHER_MARKERS = ("X", "P", "<", "*", ">", "d", "p", "h")  # one more than colours, so that pairs repeat late
 
 STYLE: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",  # comes with Matplotlib, so a picture is the same on every machine

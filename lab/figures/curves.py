@@ -79,7 +79,7 @@ def _draw_lines(ax: Axes, curves: Mapping[str, np.ndarray], most: int) -> None:
         if len(values):
             epochs = np.arange(1, len(values) + 1)
             every = math.ceil(len(values) / MARKED)
-            look = {"color": palette[name], "marker": marks[name], "markersize": 5, "markevery": every}
+            look = {"color": palette[name], "marker": marks[name], "markersize": 6, "markevery": every}
             ax.plot(epochs, values, label=name, **look)
     margin = 0.03 * (most - 1) or 0.5
     ax.set_xlim(1 - margin, most + margin)
