@@ -1,7 +1,8 @@
 """Every picture: arrays, tensors and histories in, Axes or Figure out. Figures know no networks.
 
 The plots of data are in images, curves, errors, receptive_field, comparison, study and benchmark, the
-drawings without data in schematics, and what they share in common and labels. Drawing leaves Matplotlib's settings unchanged.
+drawings without data in schematics, and what they share in common and labels. Drawing leaves
+Matplotlib's settings unchanged.
 
 A figure is one of pyplot's: a notebook shows it at the end of the cell, and plt.show() in a window. In a
 script that cannot show figures only the newest five stay open, so that many calls do not fill the memory; the

@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -21,6 +22,7 @@ from lab.checks import as_integer, as_number
 from lab.figures.common import (
     FAINT,
     INK,
+    NEUTRAL,
     NORM_COLOURS,
     PALE,
     TECHNIQUE_COLOURS,
@@ -56,11 +58,11 @@ def plot_costs(points: Sequence[Mapping[str, Any]], *, dataset: str, title: str 
     """Show accuracy against parameters, multiply-accumulates and training time, each on a logarithmic axis.
 
     points: each with "name", "technique", "accuracy" and "half" (the half-width of its 95 % interval), both
-    in [0, 1], "parameters", "macs" (per image), "microseconds" (of training per image), and optionally "norm".
-    half and microseconds may be nan; microseconds may be missing, and a panel that no point has is left out.
-    A technique has one colour and one marker; one that is not known has neutral ones. Beside each point is
-    its name. If points of one technique differ in the normalization, it is that, and a legend names the
-    techniques. Raises ValueError for no points, for a missing key, and for a number out of its range.
+    in [0, 1], "parameters", "macs" (per image), "microseconds" (of training per image) and, if it is to be
+    shown, "norm". half and microseconds may be nan, and microseconds may be missing; a panel without points
+    is left out. A technique has one colour and one marker; one that is not known has neutral ones. Beside
+    each point is its name. If norms tell the points of a technique apart, it is the norm, and a legend names
+    the techniques. Raises ValueError for no points, for a missing key, and for a number out of its range.
     """
     checked = _checked_points(points)
     drawn = [(key, label) for key, label in COSTS if any(math.isfinite(point[key]) for point in checked)]
@@ -214,13 +216,13 @@ def plot_grid(
         raise ValueError(f"notes have rows of lengths {[len(row) for row in notes]}: expected {shape}")
     ax = new_axes(ax, min(2.6 + 1.4 * shape[1], WIDTH), 1.9 + 0.62 * shape[0])
     low, high = np.nanmin(accuracies), np.nanmax(accuracies)
-    image = ax.imshow(
-        np.ma.masked_invalid(accuracies), cmap="cividis", vmin=low, vmax=max(high, low + 0.1), aspect="auto"
-    )
+    scale = Normalize(low, max(high, low + 0.1))
+    image = ax.imshow(np.ma.masked_invalid(accuracies), cmap="cividis", norm=scale, aspect="auto")
+    shades = image.to_rgba(accuracies)  # (rows, columns, 4)
     for row, column in np.ndindex(shape):
         value, half = float(accuracies[row, column]), float(widths[row, column])
         note = "" if notes is None else str(notes[row][column])
-        dark = not math.isnan(value) and luminance(image.cmap(image.norm(value))) < 0.183
+        dark = not math.isnan(value) and luminance(tuple(shades[row, column])) < 0.183
         _write_cell(ax, (column, row), _cell_text(value, half), note, "white" if dark else INK)
     _name_grid(ax, rows, columns)
     ax.set_xlabel(_kind(columns) if xlabel is None else xlabel)
@@ -234,7 +236,7 @@ def plot_grid(
 
 def _cell_text(value: float, half: float) -> str:
     if math.isnan(value):
-        return "–"
+        return "\N{EN DASH}"
     return f"{value:.1f}" if math.isnan(half) else f"{value:.1f} ± {half:.1f}"
 
 
@@ -331,16 +333,13 @@ def plot_differences(
         ends = [100 * (row["difference"] - row["low"]), 100 * (row["high"] - row["difference"])]
         sure = known and not row["low"] <= 0 <= row["high"]
         _draw_interval(ax, 100 * row["difference"], place, ends if known else None, colour, marker, sure=sure)
-        beside = {"transform": ax.get_yaxis_transform(), "va": "center", "color": INK if sure else FAINT_TEXT}
+        beside = {"transform": ax.get_yaxis_transform(), "va": "center", "color": INK if sure else NEUTRAL}
         ax.text(1.02, place, _difference_text(row), fontsize=9, **beside)
     ax.set_yticks(range(len(checked)), [wrapped(row["name"], 40) for row in checked])
     _finish_rows(ax, len(checked))
     ax.set(xlabel=f"difference [{unit}]", ylabel="comparison")
     _title(ax, title, dataset, "differences; grey and hollow: the interval holds zero")
     return ax
-
-
-FAINT_TEXT = "#666666"  # grey that can be read as text
 
 
 def _checked_differences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -374,7 +373,7 @@ def _difference_text(row: Mapping[str, Any]) -> str:
 
 def _signed(difference: float) -> str:
     """Write a difference in points, with its sign; never "-0.0"."""
-    return f"{round(100 * difference, 1) + 0.0:+.1f}".replace("-", "−")
+    return f"{round(100 * difference, 1) + 0.0:+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 # ---- Changes ---------------------------------------------------------------------------------------
@@ -508,8 +507,9 @@ def _shares(
     shape: its lengths; a length that is not known is a word for the message. missing: whether nan may occur.
     """
     array = as_array(values, name)
-    known = [length if isinstance(length, int) else found for length, found in zip(shape, array.shape)]
-    if array.ndim != len(shape) or list(array.shape) != known or array.size == 0:
+    pairs = zip(shape, array.shape, strict=False)
+    fits = array.ndim == len(shape) and all(isinstance(want, str) or want == found for want, found in pairs)
+    if not fits or array.size == 0:
         expected = ", ".join(map(str, shape)) + "," * (len(shape) == 1)
         raise ValueError(f"{name} of shape {array.shape}: expected ({expected})")
     if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
