@@ -106,6 +106,15 @@ def bench_result():
     }
 
 
+def cost_points():
+    costs = {"accuracy": 0.8, "half": 0.01, "parameters": 1000, "macs": 1e6}
+    return [{"name": name, "technique": name} | costs for name in ("standard", "mixed")]
+
+
+def difference_rows():
+    return [{"name": "mixed - standard", "difference": 0.01, "low": -0.01, "high": 0.03, "seeds": 3}]
+
+
 def all_figures():
     images, labels = pictures(4), torch.tensor([0, 1, 2, 0])
     logits = torch.eye(3)[torch.tensor([1, 1, 0, 0])]
@@ -123,6 +132,11 @@ def all_figures():
         "receptive field": figures.plot_receptive_field(gradient, 3, **named).figure,
         "comparison": figures.plot_comparison(comparison_rows(), **named),
         "benchmark": figures.plot_bench(bench_result()),
+        "costs": figures.plot_costs(cost_points(), **named),
+        "grid": figures.plot_grid([[0.5]], [[0.1]], ["batch"], ["mixed"], **named).figure,
+        "bands": figures.plot_bands({"mixed": [[0.1, 0.2], [0.3, 0.4]]}, **named).figure,
+        "differences": figures.plot_differences(difference_rows(), **named).figure,
+        "changes": figures.plot_changes(CLASSES, {"a": [0, 0.1, 0]}, {"a": [0, 0, 0]}, **named).figure,
     }
 
 
@@ -155,7 +169,15 @@ CALLS = {
         lambda: figures.plot_augmentations(pictures(2), torch.stack([pictures(2)] * 2, 1), dataset=DATASET),
         lambda: figures.plot_augmentations(pictures(2), pictures(2), dataset=DATASET),
     ),
+    "plot_bands": (
+        lambda: figures.plot_bands({"mixed": [[0.1, 0.2]]}, dataset=DATASET),
+        lambda: figures.plot_bands({}, dataset=DATASET),
+    ),
     "plot_bench": (lambda: figures.plot_bench(bench_result()), lambda: figures.plot_bench({})),
+    "plot_changes": (
+        lambda: figures.plot_changes(CLASSES, {"a": [0, 0.1, 0]}, {"a": [0, 0, 0]}, dataset=DATASET),
+        lambda: figures.plot_changes(CLASSES, {"a": [0, 0.1, 0]}, {}, dataset=DATASET),
+    ),
     "plot_comparison": (
         lambda: figures.plot_comparison(comparison_rows(), dataset=DATASET),
         lambda: figures.plot_comparison([], dataset=DATASET),
@@ -164,7 +186,19 @@ CALLS = {
         lambda: figures.plot_confusion([0, 1], [0, 1], CLASSES, dataset=DATASET),
         lambda: figures.plot_confusion([0, 9], [0, 1], CLASSES, dataset=DATASET),
     ),
+    "plot_costs": (
+        lambda: figures.plot_costs(cost_points(), dataset=DATASET),
+        lambda: figures.plot_costs([], dataset=DATASET),
+    ),
     "plot_curves": (lambda: figures.plot_curves({"a": history()}), lambda: figures.plot_curves({})),
+    "plot_differences": (
+        lambda: figures.plot_differences(difference_rows(), dataset=DATASET),
+        lambda: figures.plot_differences([{}], dataset=DATASET),
+    ),
+    "plot_grid": (
+        lambda: figures.plot_grid([[0.5]], [[0.1]], ["batch"], ["mixed"], dataset=DATASET),
+        lambda: figures.plot_grid([[50]], [[0.1]], ["batch"], ["mixed"], dataset=DATASET),
+    ),
     "plot_misclassified": (
         lambda: figures.plot_misclassified(*labelled(), torch.eye(3)[[0, 0, 0, 0]], CLASSES, dataset=DATASET),
         lambda: figures.plot_misclassified(*labelled(), torch.eye(3), CLASSES, dataset=DATASET),

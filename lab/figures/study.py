@@ -125,8 +125,10 @@ def _draw_points(ax: Axes, points: Sequence[Mapping[str, Any]], key: str) -> Non
     for point in known:
         colour, marker = technique_style(point["technique"])
         error = None if math.isnan(point["half"]) else 100 * point["half"]
-        look = {"color": colour, "marker": marker, "markersize": 8, "markeredgecolor": "white", "capsize": 3}
-        ax.errorbar(point[key], 100 * point["accuracy"], yerr=error, linestyle="none", **look)
+        place = (point[key], 100 * point["accuracy"])
+        ax.errorbar(*place, yerr=error, linestyle="none", color=colour, capsize=3)
+        look = {"marker": marker, "markersize": 7, "markeredgecolor": "white", "markeredgewidth": 0.6}
+        ax.plot(*place, linestyle="none", color=colour, **look)
     costs = [point[key] for point in known]
     low, high = min(costs) / 1.5, max(costs) * 1.5
     ticks = _log_ticks(low, high)
@@ -219,6 +221,7 @@ def plot_grid(
     scale = Normalize(low, max(high, low + 0.1))
     image = ax.imshow(np.ma.masked_invalid(accuracies), cmap="cividis", norm=scale, aspect="auto")
     shades = image.to_rgba(accuracies)  # (rows, columns, 4)
+    ax.set_facecolor(PALE)  # of the cells without a value
     for row, column in np.ndindex(shape):
         value, half = float(accuracies[row, column]), float(widths[row, column])
         note = "" if notes is None else str(notes[row][column])
