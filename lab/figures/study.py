@@ -69,7 +69,7 @@ def plot_costs(points: Sequence[Mapping[str, Any]], *, dataset: str, title: str 
     figure, panels = plt.subplots(
         1, len(drawn), figsize=(WIDTH, 4.8), sharey=True, squeeze=False, layout="constrained"
     )
-    texts = _point_texts(checked)
+    shown = _label_key(checked)
     for ax, (key, label) in zip(panels.flat, drawn, strict=True):
         _draw_points(ax, checked, key)
         ax.set_xlabel(label)
@@ -77,21 +77,19 @@ def plot_costs(points: Sequence[Mapping[str, Any]], *, dataset: str, title: str 
     lows, highs = zip(*(_ends(point) for point in checked), strict=True)
     room = 0.12 * (max(highs) - min(lows)) or 1.0  # for labels
     panels.flat[0].set_ylim(min(lows) - room, max(highs) + room)
-    if texts != [point["name"] for point in checked]:
+    if shown == "norm":
         _technique_legend(figure, [point["technique"] for point in checked])
     suptitle(figure, titled(title, dataset, "test accuracy and its cost, with 95 % intervals"))
     figure.draw_without_rendering()  # the layout gives the axes their size, which the labels need
     for ax, (key, _) in zip(panels.flat, drawn, strict=True):
-        _label_panel(ax, checked, texts, key)
+        _label_panel(ax, checked, shown, key)
     return figure
 
 
 def _checked_points(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     checked = []
-    for number, point in enumerate(
-        _rows("points", points, ("name", "technique", "accuracy", "half", "macs"))
-    ):
-        _require(f"points[{number}]", point, ("parameters",))
+    keys = ("name", "technique", "accuracy", "half", "parameters", "macs")
+    for number, point in enumerate(_rows("points", points, keys)):
         known = {key: str(point[key]) for key in ("name", "technique")}
         known["norm"] = str(point.get("norm") or "")
         where = f"points[{number}]"
@@ -111,12 +109,12 @@ def _ends(point: Mapping[str, Any]) -> tuple[float, float]:
     return 100 * (point["accuracy"] - half), 100 * (point["accuracy"] + half)
 
 
-def _point_texts(points: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Choose the labels: the normalizations if they tell the points of a technique apart, or the names."""
+def _label_key(points: Sequence[Mapping[str, Any]]) -> str:
+    """Choose the labels: "norm" if the normalizations tell the points of a technique apart, or "name"."""
     pairs = {(point["technique"], point["norm"]) for point in points}
     techniques = {point["technique"] for point in points}
     by_norm = all(point["norm"] for point in points) and len(pairs) == len(points) > len(techniques)
-    return [point["norm" if by_norm else "name"] for point in points]
+    return "norm" if by_norm else "name"
 
 
 def _draw_points(ax: Axes, points: Sequence[Mapping[str, Any]], key: str) -> None:
@@ -141,13 +139,13 @@ def _draw_points(ax: Axes, points: Sequence[Mapping[str, Any]], key: str) -> Non
         ax.set_title(wrapped("not measured: " + ", ".join(absent), 40), fontsize=8, color=FAINT)
 
 
-def _label_panel(ax: Axes, points: Sequence[Mapping[str, Any]], texts: Sequence[str], key: str) -> None:
+def _label_panel(ax: Axes, points: Sequence[Mapping[str, Any]], shown: str, key: str) -> None:
     labels = []
-    for point, text in zip(points, texts, strict=True):
+    for point in points:
         if math.isfinite(point[key]):
             half = 0 if math.isnan(point["half"]) else 100 * point["half"]
             colour, _ = technique_style(point["technique"])
-            labels.append(Beside(text, colour, (point[key], 100 * point["accuracy"]), half))
+            labels.append(Beside(point[shown], colour, (point[key], 100 * point["accuracy"]), half))
     label_points(ax, labels)
 
 
