@@ -4,7 +4,7 @@ import gc
 import subprocess
 import sys
 import weakref
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from nbclient import NotebookClient
 
 from lab import figures
-from lab.figures.curves import spread
+from lab.figures.common import readable, wrapped
+from lab.figures.labels import spread
 
 HERE = Path(__file__).resolve().parent.parent
 DATASET = "STAND-IN (not CIFAR-10)"
@@ -105,6 +106,15 @@ def bench_result():
     }
 
 
+def cost_points():
+    costs = {"accuracy": 0.8, "half": 0.01, "parameters": 1000, "macs": 1e6}
+    return [{"name": name, "technique": name} | costs for name in ("standard", "mixed")]
+
+
+def difference_rows():
+    return [{"name": "mixed - standard", "difference": 0.01, "low": -0.01, "high": 0.03, "seeds": 3}]
+
+
 def all_figures():
     images, labels = pictures(4), torch.tensor([0, 1, 2, 0])
     logits = torch.eye(3)[torch.tensor([1, 1, 0, 0])]
@@ -122,6 +132,11 @@ def all_figures():
         "receptive field": figures.plot_receptive_field(gradient, 3, **named).figure,
         "comparison": figures.plot_comparison(comparison_rows(), **named),
         "benchmark": figures.plot_bench(bench_result()),
+        "costs": figures.plot_costs(cost_points(), **named),
+        "grid": figures.plot_grid([[0.5]], [[0.1]], ["batch"], ["mixed"], **named).figure,
+        "bands": figures.plot_bands({"mixed": [[0.1, 0.2], [0.3, 0.4]]}, **named).figure,
+        "differences": figures.plot_differences(difference_rows(), **named).figure,
+        "changes": figures.plot_changes(CLASSES, {"a": [0, 0.1, 0]}, {"a": [0, 0, 0]}, **named).figure,
     }
 
 
@@ -154,7 +169,15 @@ CALLS = {
         lambda: figures.plot_augmentations(pictures(2), torch.stack([pictures(2)] * 2, 1), dataset=DATASET),
         lambda: figures.plot_augmentations(pictures(2), pictures(2), dataset=DATASET),
     ),
+    "plot_bands": (
+        lambda: figures.plot_bands({"mixed": [[0.1, 0.2]]}, dataset=DATASET),
+        lambda: figures.plot_bands({}, dataset=DATASET),
+    ),
     "plot_bench": (lambda: figures.plot_bench(bench_result()), lambda: figures.plot_bench({})),
+    "plot_changes": (
+        lambda: figures.plot_changes(CLASSES, {"a": [0, 0.1, 0]}, {"a": [0, 0, 0]}, dataset=DATASET),
+        lambda: figures.plot_changes(CLASSES, {"a": [0, 0.1, 0]}, {}, dataset=DATASET),
+    ),
     "plot_comparison": (
         lambda: figures.plot_comparison(comparison_rows(), dataset=DATASET),
         lambda: figures.plot_comparison([], dataset=DATASET),
@@ -163,7 +186,19 @@ CALLS = {
         lambda: figures.plot_confusion([0, 1], [0, 1], CLASSES, dataset=DATASET),
         lambda: figures.plot_confusion([0, 9], [0, 1], CLASSES, dataset=DATASET),
     ),
+    "plot_costs": (
+        lambda: figures.plot_costs(cost_points(), dataset=DATASET),
+        lambda: figures.plot_costs([], dataset=DATASET),
+    ),
     "plot_curves": (lambda: figures.plot_curves({"a": history()}), lambda: figures.plot_curves({})),
+    "plot_differences": (
+        lambda: figures.plot_differences(difference_rows(), dataset=DATASET),
+        lambda: figures.plot_differences([{}], dataset=DATASET),
+    ),
+    "plot_grid": (
+        lambda: figures.plot_grid([[0.5]], [[0.1]], ["batch"], ["mixed"], dataset=DATASET),
+        lambda: figures.plot_grid([[50]], [[0.1]], ["batch"], ["mixed"], dataset=DATASET),
+    ),
     "plot_misclassified": (
         lambda: figures.plot_misclassified(*labelled(), torch.eye(3)[[0, 0, 0, 0]], CLASSES, dataset=DATASET),
         lambda: figures.plot_misclassified(*labelled(), torch.eye(3), CLASSES, dataset=DATASET),
@@ -306,7 +341,7 @@ def test_interactive_mode_stays_on_if_the_first_figure_turns_it_on(monkeypatch):
 def test_a_technique_has_the_same_colour_in_every_picture():
     from model import CONVS, NORMS
 
-    assert figures.TECHNIQUE_COLOURS.keys() == CONVS.keys()
+    assert figures.TECHNIQUE_COLOURS.keys() == figures.TECHNIQUE_MARKERS.keys() == CONVS.keys()
     assert figures.NORM_COLOURS.keys() == NORMS.keys()
     names = [*figures.TECHNIQUE_COLOURS]
     curves = figures.plot_curves({name: history() for name in names})
@@ -314,12 +349,88 @@ def test_a_technique_has_the_same_colour_in_every_picture():
         assert {line.get_label(): to_hex(line.get_color()).upper() for line in ax.lines} == (
             figures.TECHNIQUE_COLOURS
         )
+        assert {line.get_label(): line.get_marker() for line in ax.lines} == figures.TECHNIQUE_MARKERS
     rows = [comparison_rows()[0] | {"name": name} for name in reversed(names)]
     for ax in figures.plot_comparison(rows, dataset=DATASET).axes:
         bars = [to_hex(bar.get_facecolor()).upper() for bar in ax.patches]
         assert bars == [figures.TECHNIQUE_COLOURS[name] for name in reversed(names)]
+        for bar, line, name in zip(ax.patches, ax.lines, reversed(names), strict=True):
+            assert line.get_marker() == figures.TECHNIQUE_MARKERS[name]
+            assert to_hex(line.get_color()).upper() == figures.TECHNIQUE_COLOURS[name]
+            middle = bar.get_y() + bar.get_height() / 2
+            np.testing.assert_allclose(line.get_xydata(), [[bar.get_width(), middle]])
     drawn = {to_hex(patch.get_facecolor()).upper() for patch in figures.plot_techniques().axes[0].patches}
     assert drawn >= {colour for name, colour in figures.TECHNIQUE_COLOURS.items() if name != "mixed"}
+
+
+# What is seen without one kind of cone, in linear RGB: Machado, Oliveira and Fernandes, "A Physiologically-
+# based Model for Simulation of Color Vision Deficiency", 2009, at severity 1.
+SEEN = {
+    "normal": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.01182, 0.04294, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.3039],
+    ],
+}
+TO_XYZ = [
+    [0.4124564, 0.3575761, 0.1804375],
+    [0.2126729, 0.7151522, 0.072175],
+    [0.0193339, 0.119192, 0.9503041],
+]
+
+
+def lab_of(colour, seen):
+    """CIELAB (lightness from 0 to 100, a, b) of a colour under the white of sRGB."""
+    values = np.array(to_rgb(colour))
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    x, y, z = (np.array(TO_XYZ) @ np.clip(np.array(SEEN[seen]) @ linear, 0, 1)) / (0.95047, 1, 1.08883)
+    f = [np.cbrt(v) if v > 216 / 24389 else (24389 / 27 * v + 16) / 116 for v in (x, y, z)]
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("seen", SEEN)
+def test_techniques_differ_for_every_colour_vision_and_in_grey(seen):
+    places = [lab_of(colour, seen) for colour in figures.TECHNIQUE_COLOURS.values()]
+    assert all(np.linalg.norm(one - other) >= 25 for one, other in combinations(places, 2))
+    if seen == "normal":
+        lightness = sorted(place[0] for place in places)
+        assert all(darker + 9 <= lighter for darker, lighter in pairwise(lightness))
+        assert len(set(figures.TECHNIQUE_MARKERS.values())) == len(places)
+        assert not set(figures.TECHNIQUE_MARKERS.values()) & set(figures.OTHER_MARKERS)
+
+
+def test_text_in_a_readable_colour_has_contrast_and_no_less_light_than_needed():
+    for colour in [*figures.TECHNIQUE_COLOURS.values(), *figures.OTHER_COLOURS, "#FFFFFF"]:
+        before, after = (lab_of(each, "normal")[0] for each in (colour, readable(colour)))
+        # A contrast of 4.5 on white is a luminance of 1.05 / 4.5 - 0.05 = 0.183, a lightness of 49.9.
+        assert after == pytest.approx(before, abs=0.5) if before <= 49.8 else 46.5 <= after <= 50
+
+
+def test_names_are_wrapped_but_complete():
+    assert (
+        wrapped("blueprint_separable, first row standard", 20) == "blueprint_separable,\nfirst row standard"
+    )
+    assert wrapped("depthwise-separable", 12) == "depthwise-\nseparable"
+    assert wrapped("unbreakableword", 5) == "unbreakableword"
+
+
+def test_other_names_have_stable_and_different_markers():
+    names = ["run 1", "run 2", "Depthwise-separable"]
+    marks = figures.markers(names)
+    assert marks["Depthwise-separable"] == figures.TECHNIQUE_MARKERS["depthwise_separable"]
+    assert len(set(marks.values())) == len(names)
+    assert figures.markers(["run 1"])["run 1"] == marks["run 1"]
 
 
 def test_other_names_have_stable_and_different_colours():
@@ -451,7 +562,7 @@ def test_labels_of_equal_curves_do_not_overlap():
 def test_curves_of_one_epoch_without_test_or_with_divergence():
     figure = figures.plot_curves({"mixed": history(1)}, dataset="CIFAR-10")
     assert "CIFAR-10" in figure.get_suptitle()
-    assert all(ax.lines[0].get_marker() == "o" for ax in figure.axes)
+    assert all(ax.lines[0].get_marker() == figures.TECHNIQUE_MARKERS["mixed"] for ax in figure.axes)
     assert [tick for tick in figure.axes[0].get_xticks() if 0.5 <= tick <= 1.5] == [1.0]
     untested = history()
     untested.test_loss, untested.test_accuracy = [], []

@@ -1,7 +1,8 @@
 """Every picture: arrays, tensors and histories in, Axes or Figure out. Figures know no networks.
 
-The plots of data are in images, curves, errors, receptive_field, comparison and benchmark, the drawings
-without data in schematics, and what they share in common. Drawing leaves Matplotlib's settings unchanged.
+The plots of data are in images, curves, errors, receptive_field, comparison, study and benchmark, the
+drawings without data in schematics, and what they share in common and labels. Drawing leaves
+Matplotlib's settings unchanged.
 
 A figure is one of pyplot's: a notebook shows it at the end of the cell, and plt.show() in a window. In a
 script that cannot show figures only the newest five stay open, so that many calls do not fill the memory; the
@@ -9,26 +10,45 @@ others can still be saved.
 """
 
 from lab.figures.benchmark import plot_bench
-from lab.figures.common import NORM_COLOURS, OTHER_COLOURS, STYLE, TECHNIQUE_COLOURS, colours, save
+from lab.figures.common import (
+    NORM_COLOURS,
+    OTHER_COLOURS,
+    OTHER_MARKERS,
+    STYLE,
+    TECHNIQUE_COLOURS,
+    TECHNIQUE_MARKERS,
+    colours,
+    markers,
+    save,
+)
 from lab.figures.comparison import plot_comparison
 from lab.figures.curves import plot_curves
 from lab.figures.errors import plot_confusion, plot_misclassified
 from lab.figures.images import plot_augmentations, plot_samples
 from lab.figures.receptive_field import plot_receptive_field
 from lab.figures.schematics import EXAMPLE, plot_normalizations, plot_techniques
+from lab.figures.study import plot_bands, plot_changes, plot_costs, plot_differences, plot_grid
 
 __all__ = [
     "EXAMPLE",
     "NORM_COLOURS",
     "OTHER_COLOURS",
+    "OTHER_MARKERS",
     "STYLE",
     "TECHNIQUE_COLOURS",
+    "TECHNIQUE_MARKERS",
     "colours",
+    "markers",
     "plot_augmentations",
+    "plot_bands",
     "plot_bench",
+    "plot_changes",
     "plot_comparison",
     "plot_confusion",
+    "plot_costs",
     "plot_curves",
+    "plot_differences",
+    "plot_grid",
     "plot_misclassified",
     "plot_normalizations",
     "plot_receptive_field",

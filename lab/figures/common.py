@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import weakref
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -34,15 +35,24 @@ _opened: list[weakref.ref[Figure]] = []  # by the plot functions, the newest las
 INK, FAINT, PALE = "#222222", "#8a8a8a", "#e4e4e4"
 WRONG = "#B3400E"
 
-# Okabe and Ito's palette is safe for every kind of colour vision: jfly.uni-koeln.de/color
+# They differ for every kind of colour vision, and in CIELAB lightness by 9 or more, so in grey, too; a test
+# measures it. The orange and the green are Okabe and Ito's: jfly.uni-koeln.de/color
 TECHNIQUE_COLOURS: dict[str, str] = {
-    "standard": "#0072B2",
+    "standard": "#153C60",
     "dilated": "#E69F00",
     "depthwise_separable": "#009E73",
-    "blueprint_separable": "#CC79A7",
-    "mixed": "#D55E00",
+    "blueprint_separable": "#AA3FBF",
+    "mixed": "#A11D1D",
 }
-# The rest: Paul Tol's "muted", personal.sron.nl/~pault
+TECHNIQUE_MARKERS: dict[str, str] = {
+    "standard": "o",
+    "dilated": "D",
+    "depthwise_separable": "^",
+    "blueprint_separable": "v",
+    "mixed": "s",
+}
+NEUTRAL, NEUTRAL_MARKER = "#555555", "p"  # of a technique that is not in the tables
+# Paul Tol's "muted", personal.sron.nl/~pault
 NORM_COLOURS: dict[str, str] = {
     "batch": "#332288",
     "layer": "#88CCEE",
@@ -50,7 +60,9 @@ NORM_COLOURS: dict[str, str] = {
     "instance": "#882255",
     "none": "#999933",
 }
-OTHER_COLOURS = ("#44AA99", "#AA4499", "#DDCC77", "#CC6677", "#666666", "#56B4E9", "#5D4037", "#000000")
+# The first four: Okabe and Ito's
+OTHER_COLOURS = ("#0072B2", "#CC79A7", "#D55E00", "#56B4E9", "#666666", "#5D4037", "#000000")
+OTHER_MARKERS = ("X", "P", "<", "*", ">", "d", "p", "h")  # one more than colours, so that pairs repeat late
 
 STYLE: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",  # comes with Matplotlib, so a picture is the same on every machine
@@ -122,21 +134,60 @@ def colours(names: Iterable[str]) -> dict[str, str]:
     Case, spaces and hyphens do not matter. Any other name gets a colour that follows from the name. If
     another name of the same picture already has that colour, it gets the next free one.
     """
-    fixed = TECHNIQUE_COLOURS | NORM_COLOURS
+    return _chosen(names, TECHNIQUE_COLOURS | NORM_COLOURS, OTHER_COLOURS)
+
+
+def markers(names: Iterable[str]) -> dict[str, str]:
+    """Choose a Matplotlib marker for each name, as `colours` does; techniques have fixed markers."""
+    return _chosen(names, TECHNIQUE_MARKERS, OTHER_MARKERS)
+
+
+def _chosen(names: Iterable[str], fixed: Mapping[str, str], others: Sequence[str]) -> dict[str, str]:
     chosen: dict[str, str] = {}
     for name in names:
-        key = name.strip().lower().replace(" ", "_").replace("-", "_")
-        start = zlib.crc32(key.encode())
-        turns = [OTHER_COLOURS[(start + turn) % len(OTHER_COLOURS)] for turn in range(len(OTHER_COLOURS))]
-        free = (colour for colour in turns if colour not in chosen.values())
-        chosen[name] = fixed.get(key) or next(free, turns[0])
+        start = zlib.crc32(_key(name).encode())
+        turns = [others[(start + turn) % len(others)] for turn in range(len(others))]
+        free = (value for value in turns if value not in chosen.values())
+        chosen[name] = fixed.get(_key(name)) or next(free, turns[0])
     return chosen
 
 
+def technique_style(name: str) -> tuple[str, str]:
+    """Return the colour and the marker of a technique; neutral ones if the name is no technique's."""
+    key = _key(name)
+    return TECHNIQUE_COLOURS.get(key, NEUTRAL), TECHNIQUE_MARKERS.get(key, NEUTRAL_MARKER)
+
+
+def _key(name: str) -> str:
+    return name.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def luminance(colour: ColorType) -> float:
+    """Return the relative luminance of a colour, from 0 (black) to 1 (white).
+
+    Source: WCAG 2.2, www.w3.org/TR/WCAG22/#dfn-relative-luminance.
+    """
+    values = np.array(to_rgb(colour))
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
+
+
 def readable(colour: ColorType) -> str:
-    """Darken a colour, for text on white."""
-    red, green, blue = to_rgb(colour)
-    return to_hex((0.7 * red, 0.7 * green, 0.7 * blue))
+    """Darken a colour for text on white, until their contrast is 4.5 to 1, as WCAG 2.2 asks of text."""
+    rgb = np.array(to_rgb(colour))
+    while 1.05 / (luminance(tuple(rgb)) + 0.05) < 4.5:
+        rgb *= 0.95
+    return to_hex(tuple(rgb))
+
+
+def wrapped(name: str, width: int) -> str:
+    """Break a name into lines of about `width` characters, after a space, a hyphen or a "_"."""
+    lines = [""]
+    for part in re.findall(r"[^ _-]+[ _-]?|[ _-]", name):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def titled(title: str, dataset: str | None, text: str = "") -> str:

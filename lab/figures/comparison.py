@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from lab.figures.common import PALE, colours, styled, suptitle, titled
+from lab.figures.common import PALE, colours, markers, styled, suptitle, titled
 
 QUANTITIES = (  # key, axis, factor, how a value is written
     ("accuracy", "test accuracy [%]", 100, lambda value: f"{value:.2f} %"),
@@ -27,6 +27,8 @@ QUANTITIES = (  # key, axis, factor, how a value is written
 def plot_comparison(rows: Sequence[Mapping[str, Any]], *, dataset: str) -> Figure:
     """Compare techniques: bars of accuracy, parameters, multiply-accumulates and training time.
 
+    At the end of each bar is the marker of its technique.
+
     rows: from top to bottom, each with "name", "accuracy" (in [0, 1], shown in percent), "parameters",
     "macs" (per image) and "seconds" (of training). Raises ValueError for no rows, for a missing key, and
     for a negative or infinite number.
@@ -34,7 +36,7 @@ def plot_comparison(rows: Sequence[Mapping[str, Any]], *, dataset: str) -> Figur
     rows = list(rows)
     _check_rows(rows)
     names = [row["name"] for row in rows]
-    palette = colours(names)
+    palette, marks = colours(names), markers(names)
     figure, axes = plt.subplots(
         1, len(QUANTITIES), figsize=(13, 1.4 + 0.42 * len(rows)), sharey=True, layout="constrained"
     )
@@ -42,7 +44,10 @@ def plot_comparison(rows: Sequence[Mapping[str, Any]], *, dataset: str) -> Figur
     for ax, (key, label, factor, written) in zip(axes, QUANTITIES, strict=True):
         values = [row[key] * factor for row in rows]
         bars = ax.barh(places, values, color=[palette[name] for name in names], height=0.7)
-        ax.bar_label(bars, labels=[written(value) for value in values], padding=4, fontsize=9)
+        for place, name, value in zip(places, names, values, strict=True):
+            look = {"color": palette[name], "marker": marks[name], "markeredgecolor": "white"}
+            ax.plot([value], [place], linestyle="none", markersize=9, clip_on=False, **look)
+        ax.bar_label(bars, labels=[written(value) for value in values], padding=8, fontsize=9)
         ax.set_xlabel(label)
         _scale(ax, max(values), percent=key == "accuracy")
     axes[0].set_yticks(places, names)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -12,12 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from lab.figures.common import FAINT, PALE, colours, figure_of, readable, styled, suptitle, titled
+from lab.figures.common import FAINT, PALE, colours, markers, styled, suptitle, titled
+from lab.figures.labels import label_lines
 
 if TYPE_CHECKING:
     from lab.records import History
 
-MARKED = 12  # up to this many epochs, each has a marker
+MARKED = 12  # markers of a line at most
 
 
 @styled
@@ -52,7 +54,7 @@ def plot_curves(histories: Mapping[str, History], *, dataset: str | None = None)
     suptitle(figure, titled("", dataset or measured_on, "loss and accuracy by epoch"))
     figure.draw_without_rendering()  # the layout gives the axes their height, which the labels need
     for ax in axes.flat:
-        _label_lines(ax)
+        label_lines(ax)
     return figure
 
 
@@ -72,12 +74,13 @@ def _common_data(histories: Mapping[str, History]) -> tuple[str, str]:
 
 def _draw_lines(ax: Axes, curves: Mapping[str, np.ndarray], most: int) -> None:
     """Draw a line for each curve that is not empty; `most` epochs set the range of the horizontal axis."""
-    palette = colours(curves)
+    palette, marks = colours(curves), markers(curves)
     for name, values in curves.items():
         if len(values):
-            marker = "o" if len(values) <= MARKED else None
             epochs = np.arange(1, len(values) + 1)
-            ax.plot(epochs, values, marker=marker, markersize=4, color=palette[name], label=name)
+            every = math.ceil(len(values) / MARKED)
+            look = {"color": palette[name], "marker": marks[name], "markersize": 6, "markevery": every}
+            ax.plot(epochs, values, label=name, **look)
     margin = 0.03 * (most - 1) or 0.5
     ax.set_xlim(1 - margin, most + margin)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -86,60 +89,3 @@ def _draw_lines(ax: Axes, curves: Mapping[str, np.ndarray], most: int) -> None:
     if not ax.lines:
         ax.set_yticks([])
         ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color=FAINT)
-
-
-def _label_lines(ax: Axes) -> None:
-    """Label each line at its end, right of the Axes, moved up or down if two labels would overlap."""
-    points = {line: np.column_stack(line.get_data()) for line in ax.lines}
-    finite = {line: xy[np.isfinite(xy[:, 1])] for line, xy in points.items()}
-    ends = {line: xy[-1] for line, xy in finite.items() if len(xy)}
-    if not ends:
-        return
-    ax.set_ylim(ax.get_ylim())
-    to_axes = ax.transData + ax.transAxes.inverted()
-    heights = to_axes.transform(np.array([*ends.values()]))[:, 1]
-    height = ax.get_window_extent().height * 72 / figure_of(ax).dpi  # in points, like the font size
-    size = float(np.clip(height / (1.35 * len(ends)), 5, 9))
-    places = spread(heights, 1.35 * size / height)
-    for (line, end), place in zip(ends.items(), places, strict=True):
-        ax.annotate(
-            str(line.get_label()),
-            xy=end,
-            xytext=(1.03, place),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=size,
-            color=readable(line.get_color()),
-            arrowprops={
-                "arrowstyle": "-",
-                "color": line.get_color(),
-                "linewidth": 1,
-                "linestyle": ":",  # not part of the measured line
-                "shrinkA": 1,
-                "shrinkB": 0,
-                "relpos": (0, 0.5),
-            },
-            annotation_clip=False,
-        )
-
-
-def spread(
-    places: Sequence[float] | np.ndarray, gap: float, low: float = 0.0, high: float = 1.0
-) -> np.ndarray:
-    """Move `places` to be at least `gap` apart, in their order, in [low, high].
-
-    The sum of the squared moves is the smallest possible.
-    """
-    order = np.argsort(places, kind="stable")
-    blocks: list[tuple[float, int]] = []  # neighbours that touch: place of the first, and how many
-    for rank, index in enumerate(order):
-        place, count = float(places[index]) - rank * gap, 1
-        while blocks and blocks[-1][0] > place:
-            before, others = blocks.pop()
-            place, count = (place * count + before * others) / (count + others), count + others
-        blocks.append((place, count))
-    first = np.repeat([place for place, _ in blocks], [count for _, count in blocks])
-    room = max(high - gap * (len(order) - 1), low)
-    moved = np.empty(len(order))
-    moved[order] = first.clip(low, room) + gap * np.arange(len(order))
-    return moved
