@@ -15,7 +15,6 @@ from lab import costs
 from lab.data import DATASETS, load_dataset
 from lab.experiment import ABLATIONS, DTYPES, Experiment, ablations, run
 from lab.files import check_writable, write_whole
-from lab.findings import arms_table, differences_table, page, sentences
 from lab.grid import Records, carry_out
 from lab.machine import pick_device
 from lab.recipes import RECIPES
@@ -217,6 +216,8 @@ def _add_study(commands) -> None:
 
 
 def _study(options: argparse.Namespace) -> int:
+    from lab.findings import arms_table, differences_table  # Matplotlib is slow to import
+
     if options.csv is not None:  # before hours of training
         check_writable(options.csv)
     studies = [STUDIES[name] for name in options.names]
@@ -250,10 +251,16 @@ def _add_findings(commands) -> None:
     parser.add_argument(
         "folder", nargs="?", type=Path, default=PUBLISHED, help="folder of the records of the studies"
     )
-    parser.add_argument("--write", action="store_true", help="also write the page README.md into the folder")
+    parser.add_argument(
+        "--write", action="store_true", help="also write the page README.md and its pictures into the folder"
+    )
 
 
 def _findings(options: argparse.Namespace) -> int:
+    from lab.figures import save  # Matplotlib is slow to import
+    from lab.findings import page, sentences
+    from lab.pictures import pictures
+
     if not options.folder.is_dir():
         raise NotADirectoryError(f"{options.folder} is not a folder; give one with records (*.json)")
     records = Records(options.folder)
@@ -261,8 +268,11 @@ def _findings(options: argparse.Namespace) -> int:
         if told := sentences(study, records):
             print(f"{study.name}: {study.question}", *told, "", sep="\n")
     if options.write:
-        text = page(STUDIES, records, costs.read(options.folder / "bench"))
-        write_whole(options.folder / "README.md", text.encode())
+        measured = costs.read(options.folder / "bench")
+        write_whole(options.folder / "README.md", page(STUDIES, records, measured).encode())
+        for study in STUDIES.values():
+            for name, draw in pictures(study, records, measured).items():
+                save(draw(), options.folder / f"{name}.png")
     return 0
 
 

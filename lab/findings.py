@@ -8,9 +8,10 @@ from typing import Any
 
 from lab.costs import Cost, costs
 from lab.grid import Records, Study, best_of
+from lab.pictures import pictures
 from lab.records import History, processor_name
 from lab.statistics import Estimate
-from lab.studies import titles
+from lab.studies import difference_title, titles
 from lab.tables import Table
 from model import describe
 
@@ -66,9 +67,14 @@ def _spent(cost: Cost | None) -> tuple[str, ...]:
 
 def differences_table(study: Study, records: Records) -> Table:
     """A row for each comparison: the difference in test accuracy, its interval, and what it says."""
-    named = titles(study.arms)
     rows = [
-        (f"{named[one]} - {named[other]}", family.name, _points(found), str(found.seeds), verdict(found))
+        (
+            difference_title(study.arms, one, other),
+            family.name,
+            _points(found),
+            str(found.seeds),
+            verdict(found),
+        )
         for family in study.families
         for (one, other), found in study.differences(family, records).items()
     ]
@@ -78,7 +84,7 @@ def differences_table(study: Study, records: Records) -> Table:
 def verdict(found: Estimate) -> str:
     """What an interval says about a difference."""
     if math.isnan(found.half):
-        return "one seed: not known"
+        return "interval not known"
     return "no difference measured" if found.holds_zero else "higher" if found.mean > 0 else "lower"
 
 
@@ -109,25 +115,18 @@ def _points(found: Estimate) -> str:
 
 def sentences(study: Study, records: Records) -> list[str]:
     """What each comparison says, in a sentence."""
-    named, found = titles(study.arms), []
-    for family in study.families:
-        for (one, other), difference in study.differences(family, records).items():
-            found.append(_sentence(named[one], named[other], difference))
-    return found
+    return [
+        _sentence(difference_title(study.arms, one, other), found)
+        for family in study.families
+        for (one, other), found in study.differences(family, records).items()
+    ]
 
 
-def _sentence(one: str, other: str, found: Estimate) -> str:
+def _sentence(title: str, found: Estimate) -> str:
+    """The difference that `title` names, in points of test accuracy, and what it says."""
     runs = f"{found.seeds} {'seed' if found.seeds == 1 else 'seeds'}"
-    if math.isnan(found.half):
-        return f"{one} against {other}: {100 * found.mean:+.1f} points, on one seed, which says little."
-    half = f"{100 * found.half:.1f}"
-    if found.holds_zero:
-        return (
-            f"{one} against {other}: no difference was measured ({100 * found.mean:+.1f} ± {half} points, "
-            f"{runs})."
-        )
-    way = "above" if found.mean > 0 else "below"
-    return f"{one} is {abs(100 * found.mean):.1f} ± {half} points {way} {other} ({runs})."
+    told = f"{title}: {_points(found)} points ({runs})"
+    return f"{told}, {verdict(found)}." if found.holds_zero else f"{told}."
 
 
 # ---- The page --------------------------------------------------------------------------------------
@@ -140,8 +139,8 @@ def page(studies: Mapping[str, Study], records: Records, measured: Mapping[str, 
         host = measured["machine"]
         parts.append(
             f"Times and memory were measured on {processor_name(host)}, {host['threads']} threads, in "
-            f"{host['dtype']}, on batches of {measured['batch_size']} images; the peak is the fastest product "
-            "of large matrices there."
+            f"{host['dtype']}, on batches of {measured['batch_size']} images; the peak is the fastest "
+            "product of large matrices there."
         )
     for study in studies.values():
         compared = differences_table(study, records)
@@ -155,6 +154,7 @@ def page(studies: Mapping[str, Study], records: Records, measured: Mapping[str, 
             f"From {runs} runs on all training images{left}. Arms that have none yet are left out.",
             arms_table(study, records, measured).markdown(),
             compared.markdown(),
+            *(f"![{study.name}, {name}]({name}.png)" for name in pictures(study, records)),
         ]
     return "\n\n".join(parts) + "\n"
 

@@ -51,6 +51,21 @@ def titles(arms: Iterable[Experiment]) -> dict[str, str]:
     }
 
 
+def difference_title(arms: Iterable[Experiment], one: str, other: str) -> str:
+    """What a table calls the difference between two arms: what each has alone, then what they share.
+
+    one, other: labels. What all the arms share is left out.
+    """
+    parts = {arm.label: _parts(arm) for arm in arms}
+    differ = [len(set(column)) > 1 for column in zip(*parts.values(), strict=True)]
+    pairs = [
+        pair for pair, told in zip(zip(parts[one], parts[other], strict=True), differ, strict=True) if told
+    ]
+    own = [", ".join(pair[side] for pair in pairs if pair[0] != pair[1] and pair[side]) for side in (0, 1)]
+    shared = ", ".join(here for here, there in pairs if here == there and here)
+    return f"{own[0] or 'the base'} minus {own[1] or 'the base'}" + (f" ({shared})" if shared else "")
+
+
 def _parts(arm: Experiment) -> tuple[str, str, str, str]:
     prefix = "-".join((arm.conv, arm.norm, arm.recipe.optimizer))
     rest = arm.label.removeprefix(prefix)
@@ -105,7 +120,7 @@ MODELS = Study(
     + [
         Family(
             f"normalizations with {OPTIMIZER_NAMES[name]}",
-            tuple((_MODELS["batch", name].label, _MODELS[norm, name].label) for norm in ("layer", "group")),
+            _against(_MODELS["batch", name].label, [_MODELS[norm, name].label for norm in COURSE_NORMS]),
         )
         for name in OPTIMIZERS
     ],

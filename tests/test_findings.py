@@ -101,14 +101,15 @@ def test_a_difference_that_is_noise_is_called_that(records):
     table = differences_table(STUDY, records)
     assert [row[-1] for row in table.rows] == ["higher", "no difference measured"]
     first, second = sentences(STUDY, records)
-    assert first.startswith("a is ")
-    assert " points above b (3 seeds)." in first
-    assert second.startswith("a against c: no difference was measured (")
+    found = STUDY.differences(STUDY.families[0], records)["a", "b"]
+    assert first == f"a minus b: +{100 * found.mean:.1f} ± {100 * found.half:.1f} points (3 seeds)."
+    assert second.startswith("a minus c: ")
+    assert second.endswith(" points (3 seeds), no difference measured.")
 
 
 def test_a_difference_downwards_and_one_seed_are_said():
     assert verdict(Estimate(-0.02, 0.01, 5)) == "lower"
-    assert verdict(Estimate(-0.02, math.nan, 1)) == "one seed: not known"
+    assert verdict(Estimate(-0.02, math.nan, 1)) == "interval not known"
 
 
 def test_what_has_no_run_is_in_no_table_and_not_on_the_page(tmp_path):

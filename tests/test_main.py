@@ -418,7 +418,7 @@ def test_a_study_is_trained_once_and_its_tables_are_printed_and_written(capsys, 
     status, out, error = run(capsys, *asked)
     assert status == 0
     assert "small: Which norm?" in out
-    assert re.search(r"batch - group +norms +[+-]\d+\.\d +1 +one seed: not known", out)
+    assert re.search(r"batch minus group +norms +[+-]\d+\.\d +1 +interval not known", out)
     assert "runs can be trained now" in error
     assert sorted(path.name for path in (tmp_path / "csv").iterdir()) == [
         "small-differences.csv",
@@ -427,7 +427,7 @@ def test_a_study_is_trained_once_and_its_tables_are_printed_and_written(capsys, 
     status, again, error = run(capsys, *asked)
     assert (status, again, error) == (0, out, "")
     status, out, _ = run(capsys, "findings", tmp_path, "--write")
-    assert "batch against group: " in out
+    assert "batch minus group: " in out
     assert "## small" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 

@@ -18,6 +18,7 @@ from lab.studies import (
     TECHNIQUES,
     WIDTHS,
     arm,
+    difference_title,
     titles,
 )
 from model import CONVS, NORMS, Net, count_parameters, describe, receptive_field
@@ -93,6 +94,15 @@ def test_titles_name_what_differs():
     assert [*found.values()] == ["mixed, batch norm, Muon", "rates 1 2 3"]
     own = titles([Experiment("mine", BASE), Experiment("my other", replace(BASE, lr=0.3))])
     assert own == {"mine": "mine", "my other": "my other"}
+
+
+def test_a_difference_is_called_after_what_changed_and_what_both_share():
+    arms = [arm(conv, norm) for conv in ("standard", "dilated") for norm in ("batch", "none")]
+    labels = [each.label for each in arms]
+    assert difference_title(arms, labels[2], labels[0]) == "dilated minus standard (batch norm)"
+    assert difference_title(arms, labels[3], labels[2]) == "no norm minus batch norm (dilated)"
+    arms = [arm(), arm(label="rates-1-2-3")]
+    assert difference_title(arms, arms[1].label, arms[0].label) == "rates 1 2 3 minus the base"
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -1,0 +1,117 @@
+"""The pictures of the studies, drawn from their records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lab import figures
+from lab.costs import costs
+from lab.data import CIFAR_10
+from lab.experiment import Experiment
+from lab.grid import Records, Study, best_of
+from lab.studies import OPTIMIZER_NAMES, difference_title, norm_name, titles
+from model import describe
+
+
+def pictures(
+    study: Study, records: Records, measured: Mapping[str, Any] | None = None
+) -> dict[str, Callable[[], Figure | Axes]]:
+    """What a study has to show: what draws each picture, by its name. None before the study is complete.
+
+    measured: what `lab.costs.measure` returned, for accuracy against measured time.
+    """
+    if study.missing(records) or not study.pairs:
+        return {}
+    found: dict[str, Callable[[], Figure | Axes]] = {}
+    if _is_grid(study.arms):
+        found["grid"] = partial(grid_picture, study, records)
+        found["curves"] = partial(curves_picture, study, records)
+    if len({arm.conv for arm in study.arms}) > 2:
+        found["costs"] = partial(costs_picture, study, records, measured)
+    found["differences"] = partial(differences_picture, study, records)
+    return {f"{study.name}-{kind}": draw for kind, draw in found.items()}
+
+
+def differences_picture(study: Study, records: Records) -> Axes:
+    """Each comparison of a study with its interval."""
+    rows = [
+        {
+            "name": difference_title(study.arms, one, other),
+            "difference": found.mean,
+            "low": found.mean - found.half,
+            "high": found.mean + found.half,
+            "seeds": found.seeds,
+        }
+        for family in study.families
+        for (one, other), found in study.differences(family, records).items()
+    ]
+    return figures.plot_differences(rows, dataset=CIFAR_10, title=study.name)
+
+
+def _axes_of(arm: Experiment) -> tuple[str, str]:
+    return arm.conv, OPTIMIZER_NAMES.get(arm.recipe.optimizer, arm.recipe.optimizer)
+
+
+def _is_grid(arms: tuple[Experiment, ...]) -> bool:
+    """Whether the arms are every pair of several normalizations and several techniques or optimizers."""
+    cells = {(arm.norm, *_axes_of(arm)) for arm in arms}
+    norms, others = {cell[0] for cell in cells}, {cell[1:] for cell in cells}
+    return len(cells) == len(arms) == len(norms) * len(others) and len(norms) > 1 and len(others) > 1
+
+
+def grid_picture(study: Study, records: Records) -> Axes:
+    """Accuracies by normalization and technique, or optimizer, with the best rate in each cell."""
+    varied = 0 if len({arm.conv for arm in study.arms}) > 1 else 1
+    cells = {(arm.norm, _axes_of(arm)[varied]): arm for arm in study.arms}
+    norms, others = ([*dict.fromkeys(key[index] for key in cells)] for index in (0, 1))
+    values, halves = np.full((2, len(others), len(norms)), np.nan)
+    notes = [["" for _ in norms] for _ in others]
+    for (norm, other), arm in cells.items():
+        place = others.index(other), norms.index(norm)
+        if (found := study.accuracy(arm.label, records)) is not None:
+            values[place], halves[place] = found.mean, found.half
+        notes[place[0]][place[1]] = f"lr {best_of(study.search(arm, records)[0]).lr:g}"
+    labels = {"xlabel": "normalization", "ylabel": ("technique", "optimizer")[varied]}
+    columns = [norm_name(norm) for norm in norms]
+    return figures.plot_grid(
+        values, halves, others, columns, notes=notes, dataset=CIFAR_10, title=study.name, **labels
+    )
+
+
+def curves_picture(study: Study, records: Records) -> Axes:
+    """Accuracy by epoch, of the arms that differ from the first in the normalization only."""
+    first = study.arms[0]
+    shown = {arm.label: arm for arm in study.arms if _axes_of(arm) == _axes_of(first)}
+    results = study.results(records)
+    curves = {
+        norm_name(arm.norm): [run.accuracy for run in results[label] if not run.diverged]
+        for label, arm in shown.items()
+    }
+    curves = {name: np.array(runs) for name, runs in curves.items() if runs}
+    title = f"{study.name}: {first.conv}, {_axes_of(first)[1]}"
+    return figures.plot_bands(curves, dataset=CIFAR_10, title=title)
+
+
+def costs_picture(study: Study, records: Records, measured: Mapping[str, Any] | None = None) -> Figure:
+    """Accuracy against parameters, multiply-accumulates and measured time: a point for each arm."""
+    spent = costs(measured, study.arms) if measured else {}
+    points = []
+    for arm in study.arms:
+        found = study.accuracy(arm.label, records)
+        if found is not None:
+            network, cost = describe(arm.network()), spent.get(arm.label)
+            point = {
+                "name": titles(study.arms)[arm.label],
+                "technique": arm.conv,
+                "norm": norm_name(arm.norm),
+            }
+            point |= {"accuracy": found.mean, "half": found.half, "parameters": network.total_parameters}
+            point |= {"macs": network.total_macs, "microseconds": cost.train_microseconds if cost else np.nan}
+            points.append(point)
+    return figures.plot_costs(points, dataset=CIFAR_10, title=study.name)

@@ -1,0 +1,72 @@
+"""lab/pictures.py: what is drawn of a study, and when."""
+
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from test_findings import RECIPE, finished
+
+from lab.experiment import Experiment
+from lab.figures.common import figure_of
+from lab.grid import Family, Records, Study, best_of
+from lab.pictures import pictures
+from model import Net, count_parameters
+
+CONVS, NORMS = ("standard", "dilated", "mixed"), ("batch", "none")
+ARMS = [Experiment(f"{conv} {norm}", RECIPE, norm=norm, conv=conv) for conv in CONVS for norm in NORMS]
+PAIRS = tuple((f"{conv} batch", "standard batch") for conv in CONVS[1:])
+STUDY = Study("mine", "Which?", ARMS, [Family("techniques", PAIRS)], seeds=4, more_seeds=0)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory) -> Records:
+    folder = tmp_path_factory.mktemp("records")
+    while missing := STUDY.missing(Records(folder)):
+        for run in missing:
+            best = 0.1 if run.norm == "batch" else 0.2
+            finished(folder, run, 0.5 if run.recipe.lr == best else 0.4)
+    return Records(folder)
+
+
+def texts(drawn: Axes | Figure) -> list[str]:
+    figure = drawn if isinstance(drawn, Figure) else figure_of(drawn)
+    return [text.get_text() for ax in figure.axes for text in ax.texts]
+
+
+def test_a_study_that_is_not_complete_has_no_picture(tmp_path):
+    assert pictures(STUDY, Records(tmp_path)) == {}
+
+
+def test_every_kind_of_picture_that_fits_is_drawn(records):
+    assert [*pictures(STUDY, records)] == ["mine-grid", "mine-curves", "mine-costs", "mine-differences"]
+
+
+def test_the_grid_shows_each_accuracy_with_its_interval_and_rate(records):
+    shown = texts(pictures(STUDY, records)["mine-grid"]())
+    for arm in ARMS:
+        found = STUDY.accuracy(arm.label, records)
+        assert any(f"{100 * found.mean:.1f} ± {100 * found.half:.1f}" in text for text in shown)
+    rates = {best_of(STUDY.search(arm, records)[0]).lr for arm in ARMS}
+    assert rates == {0.1, 0.2}
+    assert all(any(f"lr {rate:g}" in text for text in shown) for rate in rates)
+
+
+def test_the_curves_are_those_of_the_first_technique(records):
+    ax = pictures(STUDY, records)["mine-curves"]()
+    assert {"batch norm", "no norm"} <= {line.get_label() for line in ax.get_lines()}
+    runs = STUDY.results(records)["standard batch"]
+    (line,) = (line for line in ax.get_lines() if line.get_label() == "batch norm")
+    assert line.get_ydata()[-1] == pytest.approx(25 * sum(run.accuracy[-1] for run in runs))
+
+
+def test_costs_are_those_of_the_networks(records):
+    figure = pictures(STUDY, records)["mine-costs"]()
+    places = {float(line.get_xdata()[0]) for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 1}
+    assert count_parameters(Net("batch", "dilated", width=0.25)) in places
+    assert len(figure.axes) == 2  # no time was measured
+
+
+def test_differences_are_drawn_with_their_figures(records):
+    shown = texts(pictures(STUDY, records)["mine-differences"]())
+    (found, *_) = STUDY.differences(STUDY.families[0], records).values()
+    expected = f"{abs(100 * found.mean):.1f} ± {100 * found.half:.1f}"
+    assert any(expected in text for text in shown)
