@@ -15,11 +15,11 @@ from lab import costs
 from lab.data import DATASETS, load_dataset
 from lab.experiment import ABLATIONS, DTYPES, Experiment, ablations, run
 from lab.files import check_writable, write_whole
-from lab.grid import Records, carry_out
+from lab.grid import Labels, Records, carry_out
 from lab.machine import pick_device
 from lab.recipes import RECIPES
 from lab.report import SURE, assess, bench_text, card, files, ladder_table, report_folder
-from lab.studies import PUBLISHED, STUDIES
+from lab.studies import LABELS, PUBLISHED, STUDIES
 from lab.study import LADDER, ladder_experiments, process_pool, run_all
 from model import CONVS, NORMS, PRETRAINED, Net, count_parameters
 
@@ -254,6 +254,11 @@ def _add_findings(commands) -> None:
     parser.add_argument(
         "--write", action="store_true", help="also write the page README.md and its pictures into the folder"
     )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        help="with --write: the folder that holds cifar-10-batches-py, for accuracy by class",
+    )
 
 
 def _findings(options: argparse.Namespace) -> int:
@@ -263,15 +268,18 @@ def _findings(options: argparse.Namespace) -> int:
 
     if not options.folder.is_dir():
         raise NotADirectoryError(f"{options.folder} is not a folder; give one with records (*.json)")
-    records = Records(options.folder)
+    records, labels = Records(options.folder), options.folder / LABELS
+    if options.write and not labels.exists() and options.root is not None:
+        data = load_dataset("cifar10", options.root)
+        Labels(data.classes, data.test_labels.numpy()).save(labels)
     for study in STUDIES.values():
         if told := sentences(study, records):
             print(f"{study.name}: {study.question}", *told, "", sep="\n")
     if options.write:
-        measured = costs.read(options.folder / "bench")
-        write_whole(options.folder / "README.md", page(STUDIES, records, measured).encode())
+        more = costs.read(options.folder / "bench"), Labels.load(labels)
+        write_whole(options.folder / "README.md", page(STUDIES, records, *more).encode())
         for study in STUDIES.values():
-            for name, draw in pictures(study, records, measured).items():
+            for name, draw in pictures(study, records, *more).items():
                 save(draw(), options.folder / f"{name}.png")
     return 0
 

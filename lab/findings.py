@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lab.costs import Cost, costs
-from lab.grid import Records, Study, best_of
+from lab.grid import Labels, Records, Study, best_of
 from lab.pictures import pictures
 from lab.records import History, processor_name
 from lab.statistics import Estimate
@@ -132,8 +132,16 @@ def _sentence(title: str, found: Estimate) -> str:
 # ---- The page --------------------------------------------------------------------------------------
 
 
-def page(studies: Mapping[str, Study], records: Records, measured: Mapping[str, Any] | None = None) -> str:
-    """The studies as a Markdown page: question, tables and sentences of each that has a comparison."""
+def page(
+    studies: Mapping[str, Study],
+    records: Records,
+    measured: Mapping[str, Any] | None = None,
+    labels: Labels | None = None,
+) -> str:
+    """The studies as a Markdown page: question, tables and pictures of each that has a comparison.
+
+    measured, labels: as for `lab.pictures.pictures`.
+    """
     parts = [INTRODUCTION]
     if measured:
         host = measured["machine"]
@@ -154,7 +162,7 @@ def page(studies: Mapping[str, Study], records: Records, measured: Mapping[str, 
             f"From {runs} runs on all training images{left}. Arms that have none yet are left out.",
             arms_table(study, records, measured).markdown(),
             compared.markdown(),
-            *(f"![{study.name}, {name}]({name}.png)" for name in pictures(study, records)),
+            *(f"![{study.name}, {name}]({name}.png)" for name in pictures(study, records, measured, labels)),
         ]
     return "\n\n".join(parts) + "\n"
 

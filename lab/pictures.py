@@ -14,17 +14,21 @@ from lab import figures
 from lab.costs import costs
 from lab.data import CIFAR_10
 from lab.experiment import Experiment
-from lab.grid import Records, Study, best_of
+from lab.grid import Labels, Records, Study, best_of
 from lab.studies import OPTIMIZER_NAMES, difference_title, norm_name, titles
 from model import describe
 
 
 def pictures(
-    study: Study, records: Records, measured: Mapping[str, Any] | None = None
+    study: Study,
+    records: Records,
+    measured: Mapping[str, Any] | None = None,
+    labels: Labels | None = None,
 ) -> dict[str, Callable[[], Figure | Axes]]:
     """What a study has to show: what draws each picture, by its name. None before the study is complete.
 
-    measured: what `lab.costs.measure` returned, for accuracy against measured time.
+    measured: what `lab.costs.measure` returned, for accuracy against measured time. labels: those of the test
+    images, for accuracy class by class.
     """
     if study.missing(records) or not study.pairs:
         return {}
@@ -35,6 +39,8 @@ def pictures(
     if len({arm.conv for arm in study.arms}) > 2:
         found["costs"] = partial(costs_picture, study, records, measured)
     found["differences"] = partial(differences_picture, study, records)
+    if labels is not None:
+        found["classes"] = partial(classes_picture, study, records, labels)
     return {f"{study.name}-{kind}": draw for kind, draw in found.items()}
 
 
@@ -115,3 +121,15 @@ def costs_picture(study: Study, records: Records, measured: Mapping[str, Any] | 
             point |= {"macs": network.total_macs, "microseconds": cost.train_microseconds if cost else np.nan}
             points.append(point)
     return figures.plot_costs(points, dataset=CIFAR_10, title=study.name)
+
+
+def classes_picture(study: Study, records: Records, labels: Labels) -> Axes:
+    """How the accuracy of each class differs in the pairs of the study's first question."""
+    family = study.families[0]
+    by_class = [
+        study.differences(family, records, labels.labels == number) for number in range(len(labels.classes))
+    ]
+    named = {pair: difference_title(study.arms, *pair) for pair in by_class[0]}
+    changes = {name: np.array([each[pair].mean for each in by_class]) for pair, name in named.items()}
+    halves = {name: np.array([each[pair].half for each in by_class]) for pair, name in named.items()}
+    return figures.plot_changes(labels.classes, changes, halves, dataset=CIFAR_10, title=study.name)

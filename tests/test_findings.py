@@ -1,6 +1,7 @@
 """lab/findings.py: the tables and sentences of a study, and that what is published equals the records."""
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,14 @@ import pytest
 import torch
 
 from lab.costs import BATCH, network_key, read
+from lab.data import load_dataset
 from lab.experiment import Experiment
 from lab.findings import arms_table, differences_table, page, sentences, verdict
-from lab.grid import Family, Records, Study
+from lab.grid import Family, Labels, Records, Study
 from lab.recipes import Recipe
 from lab.records import History
 from lab.statistics import Estimate, estimate
-from lab.studies import PUBLISHED, STUDIES
+from lab.studies import LABELS, PUBLISHED, STUDIES
 from model import Net, count_parameters
 
 IMAGES = 1_000
@@ -156,7 +158,9 @@ def test_arms_closer_than_half_a_point_get_more_seeds(tmp_path):
 
 def test_the_published_page_is_what_the_records_give():
     published = (PUBLISHED / "README.md").read_text(encoding="utf-8")
-    assert published == page(STUDIES, Records(PUBLISHED), read(PUBLISHED / "bench"))
+    assert published == page(
+        STUDIES, Records(PUBLISHED), read(PUBLISHED / "bench"), Labels.load(PUBLISHED / LABELS)
+    )
 
 
 def test_every_published_record_belongs_to_a_study():
@@ -168,3 +172,16 @@ def test_every_published_record_belongs_to_a_study():
             stems |= {study.trial(arm, trial.lr).stem for trial in trials}
             stems |= {run.stem for run in study.runs(arm, records)}
     assert {path.stem for path in PUBLISHED.glob("*.json")} <= stems
+
+
+@pytest.mark.real_data
+def test_the_published_labels_are_those_of_the_test_images(cifar10_root):
+    data = load_dataset("cifar10", cifar10_root)
+    labels = Labels.load(PUBLISHED / LABELS)
+    assert labels.classes == data.classes
+    assert labels.labels.tolist() == data.test_labels.tolist()
+
+
+def test_every_picture_of_the_published_page_is_there_and_no_other():
+    named = set(re.findall(r"\]\(([^)]+\.png)\)", (PUBLISHED / "README.md").read_text(encoding="utf-8")))
+    assert named == {path.name for path in PUBLISHED.glob("*.png")}

@@ -1,13 +1,14 @@
 """lab/pictures.py: what is drawn of a study, and when."""
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from test_findings import RECIPE, finished
+from test_findings import IMAGES, RECIPE, finished
 
 from lab.experiment import Experiment
 from lab.figures.common import figure_of
-from lab.grid import Family, Records, Study, best_of
+from lab.grid import Family, Labels, Records, Study, best_of
 from lab.pictures import pictures
 from model import Net, count_parameters
 
@@ -70,3 +71,15 @@ def test_differences_are_drawn_with_their_figures(records):
     (found, *_) = STUDY.differences(STUDY.families[0], records).values()
     expected = f"{abs(100 * found.mean):.1f} ± {100 * found.half:.1f}"
     assert any(expected in text for text in shown)
+
+
+def test_the_accuracy_of_a_class_is_that_of_its_images(records):
+    labels = Labels(("cat", "dog"), np.arange(IMAGES) % 2)
+    ax = pictures(STUDY, records, None, labels)["mine-classes"]()
+    dogs = STUDY.differences(STUDY.families[0], records, labels.labels == 1)["mixed batch", "standard batch"]
+    runs = STUDY.results(records)
+    pairs = zip(runs["mixed batch"], runs["standard batch"], strict=True)
+    expected = np.mean([one.rights()[1::2].mean() - other.rights()[1::2].mean() for one, other in pairs])
+    assert dogs.mean == pytest.approx(expected)
+    places = [x for line in ax.get_lines() for x in np.atleast_1d(line.get_xdata())]
+    assert any(x == pytest.approx(100 * expected) for x in places)
