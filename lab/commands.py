@@ -15,11 +15,12 @@ from lab import costs
 from lab.data import DATASETS, load_dataset
 from lab.experiment import ABLATIONS, DTYPES, Experiment, ablations, run
 from lab.files import check_writable, write_whole
-from lab.grid import Labels, Records, carry_out
+from lab.grid import Records, carry_out
 from lab.machine import pick_device
+from lab.measurements import LABELS, Labels, Measurements, look_inside, save_looks
 from lab.recipes import RECIPES
 from lab.report import SURE, assess, bench_text, card, files, ladder_table, report_folder
-from lab.studies import LABELS, PUBLISHED, STUDIES
+from lab.studies import PUBLISHED, STUDIES
 from lab.study import LADDER, ladder_experiments, process_pool, run_all
 from model import CONVS, NORMS, PRETRAINED, Net, count_parameters
 
@@ -229,9 +230,9 @@ def _study(options: argparse.Namespace) -> int:
     else:
         settings |= {"root": options.root, "processes": options.processes}
         records = carry_out(studies, options.out, published=PUBLISHED, **settings)
-    measured = costs.read(options.out / "bench") or costs.read(PUBLISHED / "bench")
+    beside = Measurements.load(options.out if options.measure else PUBLISHED)
     for study in studies:
-        tables = {"": arms_table(study, records, measured), "-differences": differences_table(study, records)}
+        tables = {"": arms_table(study, records, beside), "-differences": differences_table(study, records)}
         print(f"{study.name}: {study.question}", *tables.values(), "", sep="\n\n")
         if options.csv is not None:
             for ending, table in tables.items():
@@ -268,18 +269,19 @@ def _findings(options: argparse.Namespace) -> int:
 
     if not options.folder.is_dir():
         raise NotADirectoryError(f"{options.folder} is not a folder; give one with records (*.json)")
-    records, labels = Records(options.folder), options.folder / LABELS
-    if options.write and not labels.exists() and options.root is not None:
-        data = load_dataset("cifar10", options.root)
-        Labels(data.classes, data.test_labels.numpy()).save(labels)
+    records = Records(options.folder)
     for study in STUDIES.values():
         if told := sentences(study, records):
             print(f"{study.name}: {study.question}", *told, "", sep="\n")
+    if options.networks is not None:
+        data = load_dataset("cifar10", options.root)
+        Labels(data.classes, data.test_labels.numpy()).save(options.folder / LABELS)
+        save_looks(look_inside(STUDIES.values(), records, options.networks, data), options.folder)
     if options.write:
-        more = costs.read(options.folder / "bench"), Labels.load(labels)
-        write_whole(options.folder / "README.md", page(STUDIES, records, *more).encode())
+        beside = Measurements.load(options.folder)
+        write_whole(options.folder / "README.md", page(STUDIES, records, beside).encode())
         for study in STUDIES.values():
-            for name, draw in pictures(study, records, *more).items():
+            for name, draw in pictures(study, records, beside).items():
                 save(draw(), options.folder / f"{name}.png")
     return 0
 

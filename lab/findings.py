@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 from lab.costs import Cost, costs
-from lab.grid import Labels, Records, Study, best_of
-from lab.pictures import pictures
+from lab.grid import Records, Study, best_of
+from lab.maps import Inside
+from lab.measurements import Measurements
+from lab.pictures import NOTHING, pictures
 from lab.records import History, processor_name
 from lab.statistics import Estimate
 from lab.studies import difference_title, titles
@@ -18,19 +19,22 @@ from model import describe
 # ---- Tables ----------------------------------------------------------------------------------------
 
 
-def arms_table(study: Study, records: Records, measured: Mapping[str, Any] | None = None) -> Table:
+def arms_table(study: Study, records: Records, beside: Measurements = NOTHING) -> Table:
     """A row for each arm with a run: its best rate and how it was found, accuracy with interval, and size.
 
     The accuracy is that of the test images after the last epoch, with one view of each: the mean over the
-    seeds, with the 95 % interval that allows for seeds and images. measured: what `lab.costs.measure`
-    returned, for columns with the time and memory that an image costs.
+    seeds, with the 95 % interval that allows for seeds and images. beside: for columns with the time and
+    memory that an image costs, and with what was seen inside the trained networks.
     """
     head = ("arm", "rate", "rates tried", "held out, %", "seeds", "test accuracy, %", "training accuracy, %")
     head += ("parameters", "MACs of an image", "receptive field")
     named, results, rows = titles(study.arms), study.results(records), []
-    spent = costs(measured, study.arms) if measured else {}
+    spent = costs(beside.costs, study.arms) if beside.costs else {}
     if spent:
         head += ("training, µs an image", "forward, µs an image", "memory, kB an image", "share of peak, %")
+    looks = {label: _looks(runs, beside.inside) for label, runs in results.items()}
+    if any(looks.values()):
+        head += ("weak maps", "small weights, %")
     for arm in study.arms:
         if not (runs := results[arm.label]):
             continue
@@ -49,6 +53,7 @@ def arms_table(study: Study, records: Records, measured: Mapping[str, Any] | Non
                 f"{network.total_macs:,}",
                 str(network[-1].receptive_field),
                 *(_spent(spent.get(arm.label)) if spent else ()),
+                *(_seen(looks[arm.label]) if any(looks.values()) else ()),
             )
         )
     return Table(head, tuple(rows))
@@ -63,6 +68,20 @@ def _spent(cost: Cost | None) -> tuple[str, ...]:
         f"{1e-3 * cost.memory:.0f}",
         f"{100 * cost.share_of_peak:.0f}",
     )
+
+
+def _looks(runs: Iterable[History], inside: Mapping[str, Inside]) -> list[Inside]:
+    stems = [run.path.stem for run in runs if run.path is not None]
+    return [inside[stem] for stem in stems if stem in inside]
+
+
+def _seen(looks: Sequence[Inside]) -> tuple[str, str]:
+    """Weak maps of all maps, from the fewest to the most over the seeds; the mean share of small weights."""
+    if not looks:
+        return "", ""
+    weak = sorted(look.weak for look in looks)
+    counts = " to ".join(map(str, dict.fromkeys((weak[0], weak[-1]))))
+    return f"{counts} of {looks[0].maps}", f"{100 * sum(look.small for look in looks) / len(looks):.1f}"
 
 
 def differences_table(study: Study, records: Records) -> Table:
@@ -132,22 +151,14 @@ def _sentence(title: str, found: Estimate) -> str:
 # ---- The page --------------------------------------------------------------------------------------
 
 
-def page(
-    studies: Mapping[str, Study],
-    records: Records,
-    measured: Mapping[str, Any] | None = None,
-    labels: Labels | None = None,
-) -> str:
-    """The studies as a Markdown page: question, tables and pictures of each that has a comparison.
-
-    measured, labels: as for `lab.pictures.pictures`.
-    """
+def page(studies: Mapping[str, Study], records: Records, beside: Measurements = NOTHING) -> str:
+    """The studies as a Markdown page: question, tables and pictures of each that has a comparison."""
     parts = [INTRODUCTION]
-    if measured:
-        host = measured["machine"]
+    if beside.costs:
+        host = beside.costs["machine"]
         parts.append(
             f"Times and memory were measured on {processor_name(host)}, {host['threads']} threads, in "
-            f"{host['dtype']}, on batches of {measured['batch_size']} images; the peak is the fastest "
+            f"{host['dtype']}, on batches of {beside.costs['batch_size']} images; the peak is the fastest "
             "product of large matrices there."
         )
     for study in studies.values():
@@ -160,9 +171,9 @@ def page(
             f"## {study.name}",
             study.question,
             f"From {runs} runs on all training images{left}. Arms that have none yet are left out.",
-            arms_table(study, records, measured).markdown(),
+            arms_table(study, records, beside).markdown(),
             compared.markdown(),
-            *(f"![{study.name}, {name}]({name}.png)" for name in pictures(study, records, measured, labels)),
+            *(f"![{study.name}, {name}]({name}.png)" for name in pictures(study, records, beside)),
         ]
     return "\n\n".join(parts) + "\n"
 

@@ -18,10 +18,8 @@ import numpy as np
 
 from lab.checks import as_integer, check_type
 from lab.experiment import Experiment
-from lab.files import write_whole
 from lab.recipes import Recipe
 from lab.records import History
-from lab.schema import json_bytes, read_json
 from lab.statistics import Estimate, estimate
 from lab.study import process_pool, run_all
 from lab.training import Diverged
@@ -196,32 +194,6 @@ def _rights(runs: Iterable[History]) -> dict[int, np.ndarray]:
 def best_of(trials: Iterable[Trial]) -> Trial:
     """The trial with the highest accuracy; of equal ones that with the lowest rate."""
     return max(trials, key=lambda trial: (trial.accuracy, -trial.lr))
-
-
-class Labels(NamedTuple):
-    """The classes of the test images, in their order."""
-
-    classes: tuple[str, ...]
-    labels: np.ndarray  # class numbers (images,)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Labels | None:
-        """Read what `save` wrote; None if there is no such file. Raises ValueError for anything else."""
-        if not Path(path).exists():
-            return None
-        try:
-            found = read_json(path)
-            labels = np.array([int(digit, 36) for digit in found["labels"]])
-            classes = tuple(map(str, found["classes"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} does not hold the labels of images: {error!r}") from error
-        return cls(classes, labels)
-
-    def save(self, path: str | Path) -> Path:
-        """Write classes and labels as JSON, a character for each image."""
-        digits = "0123456789abcdefghijklmnopqrstuvwxyz"
-        text = "".join(digits[label] for label in self.labels)
-        return write_whole(path, json_bytes({"classes": list(self.classes), "labels": text}))
 
 
 class Records:

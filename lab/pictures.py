@@ -14,21 +14,20 @@ from lab import figures
 from lab.costs import costs
 from lab.data import CIFAR_10
 from lab.experiment import Experiment
-from lab.grid import Labels, Records, Study, best_of
+from lab.grid import Records, Study, best_of
+from lab.measurements import Labels, Measurements
 from lab.studies import OPTIMIZER_NAMES, difference_title, norm_name, titles
 from model import describe
 
+NOTHING = Measurements()
+
 
 def pictures(
-    study: Study,
-    records: Records,
-    measured: Mapping[str, Any] | None = None,
-    labels: Labels | None = None,
+    study: Study, records: Records, beside: Measurements = NOTHING
 ) -> dict[str, Callable[[], Figure | Axes]]:
     """What a study has to show: what draws each picture, by its name. None before the study is complete.
 
-    measured: what `lab.costs.measure` returned, for accuracy against measured time. labels: those of the test
-    images, for accuracy class by class.
+    beside: for accuracy against measured time, and for accuracy class by class.
     """
     if study.missing(records) or not study.pairs:
         return {}
@@ -37,10 +36,10 @@ def pictures(
         found["grid"] = partial(grid_picture, study, records)
         found["curves"] = partial(curves_picture, study, records)
     if len({arm.conv for arm in study.arms}) > 2:
-        found["costs"] = partial(costs_picture, study, records, measured)
+        found["costs"] = partial(costs_picture, study, records, beside.costs)
     found["differences"] = partial(differences_picture, study, records)
-    if labels is not None:
-        found["classes"] = partial(classes_picture, study, records, labels)
+    if beside.labels is not None:
+        found["classes"] = partial(classes_picture, study, records, beside.labels)
     return {f"{study.name}-{kind}": draw for kind, draw in found.items()}
 
 

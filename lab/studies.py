@@ -13,8 +13,6 @@ from model import CONVS, NORMS, STAGES, Row
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "study"
 
-LABELS = Path("labels") / "cifar-10.json"  # in such a folder: the classes of the test images
-
 # Short enough that hundreds of runs are possible on two cores, and long enough to rank techniques.
 BASE = replace(RECIPES["default"], epochs=4)
 COURSE_NORMS = ("batch", "layer", "group")

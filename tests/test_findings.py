@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from lab.costs import BATCH, network_key, read
+from lab.costs import BATCH, network_key
 from lab.data import load_dataset
 from lab.experiment import Experiment
 from lab.findings import arms_table, differences_table, page, sentences, verdict
-from lab.grid import Family, Labels, Records, Study
+from lab.grid import Family, Records, Study
+from lab.maps import Inside
+from lab.measurements import LABELS, Labels, Measurements
 from lab.recipes import Recipe
 from lab.records import History
 from lab.statistics import Estimate, estimate
-from lab.studies import LABELS, PUBLISHED, STUDIES
+from lab.studies import PUBLISHED, STUDIES
 from model import Net, count_parameters
 
 IMAGES = 1_000
@@ -82,12 +84,19 @@ def test_measured_costs_have_columns_of_their_own(records):
     host = {"device": "cpu", "processor": "P", "threads": 2, "dtype": "float32"}
     counts = {"flops": {network_key(ARMS[0]): 512_000}, "memory": {network_key(ARMS[0]): 12_345}}
     measured = {"machine": host, "batch_size": BATCH, "product": {"100": [0.05]}} | times | counts
-    table = arms_table(STUDY, records, measured)
+    table = arms_table(STUDY, records, Measurements(measured))
     row = dict(zip(table.head, table.rows[0], strict=True))
     assert (row["training, µs an image"], row["forward, µs an image"]) == ("100", "10")
     assert (row["memory, kB an image"], row["share of peak, %"]) == ("12", "50")
     assert table.rows[1][-4:] == ("", "", "", "")
-    assert "measured on P, 2 threads, in float32" in page({"mine": STUDY}, records, measured)
+    assert "measured on P, 2 threads, in float32" in page({"mine": STUDY}, records, Measurements(measured))
+
+
+def test_what_was_seen_inside_the_networks_has_columns_of_its_own(records):
+    seen = {"a-seed0": Inside(20, 3, 0.1), "a-seed2": Inside(20, 0, 0.2), "c-seed1": Inside(20, 1, 0.3)}
+    table = arms_table(STUDY, records, Measurements(inside=seen))
+    assert table.head[-2:] == ("weak maps", "small weights, %")
+    assert [row[-2:] for row in table.rows] == [("0 to 3 of 20", "15.0"), ("", ""), ("1 of 20", "30.0")]
 
 
 def test_a_difference_is_paired_by_seed_and_image_and_corrected_for_the_comparisons(records):
@@ -158,9 +167,7 @@ def test_arms_closer_than_half_a_point_get_more_seeds(tmp_path):
 
 def test_the_published_page_is_what_the_records_give():
     published = (PUBLISHED / "README.md").read_text(encoding="utf-8")
-    assert published == page(
-        STUDIES, Records(PUBLISHED), read(PUBLISHED / "bench"), Labels.load(PUBLISHED / LABELS)
-    )
+    assert published == page(STUDIES, Records(PUBLISHED), Measurements.load(PUBLISHED))
 
 
 def test_every_published_record_belongs_to_a_study():

@@ -5,13 +5,12 @@ import signal
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 import lab.grid
 from lab.experiment import Experiment
-from lab.grid import Labels, Records, Study, Trial, best_of, carry_out
+from lab.grid import Records, Study, Trial, best_of, carry_out
 from lab.recipes import Recipe
 from lab.records import History
 from lab.studies import STUDIES
@@ -151,16 +150,6 @@ def test_the_record_of_another_experiment_is_refused(tmp_path, other, said):
     pretend(tmp_path, an_arm())
     with pytest.raises(ValueError, match=f"(?s)a-limit-128-seed0.json is the record of another.*{said}"):
         Records(tmp_path).find(other)
-
-
-def test_labels_are_read_as_they_were_written(tmp_path):
-    labels = Labels(("cat", "dog"), np.array([1, 0, 1]))
-    read = Labels.load(labels.save(tmp_path / "new" / "labels.json"))
-    assert (read.classes, read.labels.tolist()) == (("cat", "dog"), [1, 0, 1])
-    assert Labels.load(tmp_path / "none.json") is None
-    (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"bad.json does not hold the labels"):
-        Labels.load(tmp_path / "bad.json")
 
 
 # ---- Wrong studies ---------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from test_findings import IMAGES, RECIPE, finished
 
 from lab.experiment import Experiment
 from lab.figures.common import figure_of
-from lab.grid import Family, Labels, Records, Study, best_of
+from lab.grid import Family, Records, Study, best_of
+from lab.measurements import Labels, Measurements
 from lab.pictures import pictures
 from model import Net, count_parameters
 
@@ -75,7 +76,7 @@ def test_differences_are_drawn_with_their_figures(records):
 
 def test_the_accuracy_of_a_class_is_that_of_its_images(records):
     labels = Labels(("cat", "dog"), np.arange(IMAGES) % 2)
-    ax = pictures(STUDY, records, None, labels)["mine-classes"]()
+    ax = pictures(STUDY, records, Measurements(labels=labels))["mine-classes"]()
     dogs = STUDY.differences(STUDY.families[0], records, labels.labels == 1)["mixed batch", "standard batch"]
     runs = STUDY.results(records)
     pairs = zip(runs["mixed batch"], runs["standard batch"], strict=True)
