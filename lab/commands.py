@@ -256,10 +256,11 @@ def _add_findings(commands) -> None:
         "--write", action="store_true", help="also write the page README.md and its pictures into the folder"
     )
     parser.add_argument(
-        "--root",
+        "--networks",
         type=Path,
-        help="with --write: the folder that holds cifar-10-batches-py, for accuracy by class",
+        help="a folder with the trained networks: look inside them, on test images, and keep what is found",
     )
+    parser.add_argument("--root", type=Path, help="the folder that holds cifar-10-batches-py")
 
 
 def _findings(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ moment, continued anywhere, and enlarged later. An arm that occurs in several st
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -59,8 +59,8 @@ class Study:
 
     name: str
     question: str
-    arms: tuple[Experiment, ...]
-    families: tuple[Family, ...] = ()
+    arms: Sequence[Experiment]
+    families: Sequence[Family] = ()
     seeds: int = 5
     more_seeds: int = 10
     held_out: int = HELD_OUT
@@ -78,8 +78,8 @@ class Study:
         as_integer("seeds", self.seeds, 1)
         as_integer("more_seeds", self.more_seeds, 0)
         as_integer("held_out", self.held_out, 1)
-        for one, other in self.pairs:
-            self[one], self[other]
+        for label in {label for pair in self.pairs for label in pair}:
+            self[label]  # raises for an unknown one
 
     @property
     def pairs(self) -> list[tuple[str, str]]:

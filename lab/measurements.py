@@ -34,7 +34,7 @@ class Measurements:
 
     @classmethod
     def load(cls, folder: str | Path) -> Measurements:
-        """Read what the folder of the records holds. Raises ValueError for a file that is wrong, naming it."""
+        """Read what the folder of the records holds. Raises ValueError, naming it, for a wrong file."""
         folder = Path(folder)
         looks = _read(folder / INSIDE, "looks inside networks", _looks)
         return cls(costs.read(folder / "bench"), Labels.load(folder / LABELS), looks or {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -63,7 +63,7 @@ def _axes_of(arm: Experiment) -> tuple[str, str]:
     return arm.conv, OPTIMIZER_NAMES.get(arm.recipe.optimizer, arm.recipe.optimizer)
 
 
-def _is_grid(arms: tuple[Experiment, ...]) -> bool:
+def _is_grid(arms: Sequence[Experiment]) -> bool:
     """Whether the arms are every pair of several normalizations and several techniques or optimizers."""
     cells = {(arm.norm, *_axes_of(arm)) for arm in arms}
     norms, others = {cell[0] for cell in cells}, {cell[1:] for cell in cells}
@@ -82,10 +82,16 @@ def grid_picture(study: Study, records: Records) -> Axes:
         if (found := study.accuracy(arm.label, records)) is not None:
             values[place], halves[place] = found.mean, found.half
         notes[place[0]][place[1]] = f"lr {best_of(study.search(arm, records)[0]).lr:g}"
-    labels = {"xlabel": "normalization", "ylabel": ("technique", "optimizer")[varied]}
-    columns = [norm_name(norm) for norm in norms]
     return figures.plot_grid(
-        values, halves, others, columns, notes=notes, dataset=CIFAR_10, title=study.name, **labels
+        values,
+        halves,
+        others,
+        [norm_name(norm) for norm in norms],
+        notes=notes,
+        dataset=CIFAR_10,
+        title=study.name,
+        xlabel="normalization",
+        ylabel=("technique", "optimizer")[varied],
     )
 
 

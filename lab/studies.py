@@ -109,7 +109,7 @@ _MODELS = {(norm, name): arm("mixed", norm, name) for norm in COURSE_NORMS for n
 MODELS = Study(
     "models",
     "What do normalization and optimizer give in the course's network, each pair at its best rate?",
-    _MODELS.values(),
+    [*_MODELS.values()],
     [
         Family(
             f"optimizers with {norm} norm",
@@ -173,7 +173,7 @@ def _families(grid: dict[tuple[str, str], Experiment], norms: Iterable[str] = NO
 TECHNIQUES = Study(
     "techniques",
     "Which convolution technique and which normalization, at equal width?",
-    _GRID.values(),
+    [*_GRID.values()],
     _families(_GRID),
 )
 
@@ -192,7 +192,7 @@ _EQUAL = {
 EQUAL_SIZE = Study(
     "techniques-at-equal-size",
     f"Which convolution technique and which normalization, with at most {BUDGET:,} parameters?",
-    _EQUAL.values(),
+    [*_EQUAL.values()],
     _families(_EQUAL),
 )
 
