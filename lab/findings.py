@@ -100,6 +100,18 @@ def differences_table(study: Study, records: Records) -> Table:
     return Table(("comparison", "question", "difference, points", "seeds", ""), tuple(rows))
 
 
+def epochs_table(study: Study, records: Records) -> Table:
+    """The comparisons epoch by epoch, with intervals over the seeds only: who learns faster, and until when."""
+    found = [
+        (difference_title(study.arms, one, other), [_points(each) for each in epochs])
+        for family in study.families
+        for (one, other), epochs in study.differences_by_epoch(family, records).items()
+    ]
+    most = max((len(epochs) for _, epochs in found), default=0)
+    head = ("comparison, points", *(f"epoch {number + 1}" for number in range(most)))
+    return Table(head, tuple((name, *epochs, *[""] * (most - len(epochs))) for name, epochs in found))
+
+
 def verdict(found: Estimate) -> str:
     """What an interval says about a difference."""
     if math.isnan(found.half):
@@ -173,6 +185,8 @@ def page(studies: Mapping[str, Study], records: Records, beside: Measurements = 
             f"From {runs} runs on all training images{left}. Arms that have none yet are left out.",
             arms_table(study, records, beside).markdown(),
             compared.markdown(),
+            "The same after each epoch, with intervals over the seeds only:",
+            epochs_table(study, records).markdown(),
             *(f"![{study.name}, {name}]({name}.png)" for name in pictures(study, records, beside)),
         ]
     return "\n\n".join(parts) + "\n"

@@ -20,7 +20,7 @@ from lab.checks import as_integer, check_type
 from lab.experiment import Experiment
 from lab.recipes import Recipe
 from lab.records import History
-from lab.statistics import Estimate, estimate
+from lab.statistics import Estimate, estimate, interval
 from lab.study import process_pool, run_all
 from lab.training import Diverged
 
@@ -184,6 +184,24 @@ class Study:
                 values = np.stack([here[seed] - there[seed] for seed in seeds])
                 found[one, other] = estimate(values if images is None else values[:, images], confidence)
         return found
+
+    def differences_by_epoch(self, family: Family, records: Records) -> dict[tuple[str, str], list[Estimate]]:
+        """For each pair of a family the difference in test accuracy after each epoch both arms have.
+
+        The runs are paired by seed; the intervals are over seeds only, and hold together as in `differences`.
+        """
+        confidence = 1 - 0.05 / len(family.pairs)
+        results, found = self.results(records), {}
+        for one, other in family.pairs:
+            here, there = ({run.seed: run.accuracy for run in results[label]} for label in (one, other))
+            if seeds := [seed for seed in here if seed in there]:
+                epochs = zip(*(_minus(here[seed], there[seed]) for seed in seeds), strict=False)
+                found[one, other] = [Estimate(*interval(values, confidence), len(seeds)) for values in epochs]
+        return found
+
+
+def _minus(here: Sequence[float], there: Sequence[float]) -> list[float]:
+    return [one - other for one, other in zip(here, there, strict=False)]
 
 
 def _rights(runs: Iterable[History]) -> dict[int, np.ndarray]:

@@ -59,8 +59,8 @@ def estimate(values: np.ndarray, confidence: float = 0.95) -> Estimate:
     return Estimate(mean, max(halves), seeds)
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean of `values` and the half-width of its 95 % confidence interval.
+def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """The mean of `values` and the half-width of its confidence interval.
 
     The interval is Student's t for independent, normally distributed values. The half-width is nan for a
     single value, which says nothing about the spread. Raises ValueError if there is no value.
@@ -70,7 +70,8 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     freedom = len(values) - 1
     if freedom == 0:
         return values[0], math.nan
-    return statistics.fmean(values), student_t(freedom) * statistics.stdev(values) / math.sqrt(len(values))
+    t = student_t(freedom, confidence)
+    return statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def binomial_half_width(share: float, count: int) -> float:

@@ -11,13 +11,13 @@ import torch
 from lab.costs import BATCH, network_key
 from lab.data import load_dataset
 from lab.experiment import Experiment
-from lab.findings import arms_table, differences_table, page, sentences, verdict
+from lab.findings import arms_table, differences_table, epochs_table, page, sentences, verdict
 from lab.grid import Family, Records, Study
 from lab.maps import Inside
 from lab.measurements import LABELS, Labels, Measurements
 from lab.recipes import Recipe
 from lab.records import History
-from lab.statistics import Estimate, estimate
+from lab.statistics import Estimate, estimate, interval
 from lab.studies import PUBLISHED, STUDIES
 from model import Net, count_parameters
 
@@ -106,6 +106,18 @@ def test_a_difference_is_paired_by_seed_and_image_and_corrected_for_the_comparis
     pairs = zip(runs["a"], runs["b"], strict=True)
     values = np.stack([one.rights().astype(int) - other.rights().astype(int) for one, other in pairs])
     assert found == estimate(values, 1 - 0.05 / 2)
+
+
+def test_differences_epoch_by_epoch_have_intervals_over_the_seeds(records):
+    family = STUDY.families[0]
+    found = STUDY.differences_by_epoch(family, records)["a", "b"]
+    runs = STUDY.results(records)
+    values = [one.accuracy[0] - other.accuracy[0] for one, other in zip(runs["a"], runs["b"], strict=True)]
+    mean, half = interval(values, 1 - 0.05 / 2)
+    assert found == [Estimate(mean, half, 3)]
+    table = epochs_table(STUDY, records)
+    assert table.head == ("comparison, points", "epoch 1")
+    assert table.rows[0] == ("a minus b", f"{100 * mean:+.1f} ± {100 * half:.1f}")
 
 
 def test_a_difference_that_is_noise_is_called_that(records):
