@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 import time
@@ -35,7 +34,7 @@ from tqdm import tqdm
 from lab.data import MEAN, STAND_IN, STD, Dataset, Loader, load_dataset, loaders_from
 from lab.files import write_whole
 from lab.loaders import random_states_kept
-from lab.machine import clocked, machine, number_format, pick_device, synchronize
+from lab.machine import clocked, file_stem, machine, number_format, pick_device, synchronize
 from lab.recipes import RECIPES, Recipe
 from lab.report import bench_summary
 from lab.schema import json_bytes
@@ -535,10 +534,6 @@ def _name(dtype: torch.dtype) -> str:
 
 def write(result: Mapping[str, Any], folder: str | Path) -> Path:
     """Write the result as JSON, named after machine, data set and, if it is that, quick; returns the path."""
-    host = result["machine"]
-    processor = f"{host['processor']} {host['instructions']}"
-    words = f"{host['device']} {processor} {host['threads']} threads {result['dataset']}"
-    if result["plan"] == json.loads(json.dumps(asdict(QUICK))):
-        words += " quick"
-    path = Path(folder) / (re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-") + ".json")
-    return write_whole(path, json_bytes(result))
+    quick = result["plan"] == json.loads(json.dumps(asdict(QUICK)))
+    name = file_stem(result["machine"], result["dataset"], *(["quick"] if quick else []))
+    return write_whole(Path(folder) / f"{name}.json", json_bytes(result))

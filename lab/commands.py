@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-from lab import costs
+from lab import costs, formats
 from lab.data import DATASETS, load_dataset
 from lab.experiment import ABLATIONS, DTYPES, Experiment, ablations, run
 from lab.files import check_writable, write_whole
@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         _add_card,
         _add_report,
         _add_bench,
+        _add_formats,
         _add_publish,
     ):
         add(commands)
@@ -459,6 +460,33 @@ def _bench(options: argparse.Namespace) -> int:
     figures.save(figures.plot_bench(result), options.images / f"bench{'-quick' * options.quick}.png")
     print(bench_text(result))
     print(json.dumps(result["summary"], allow_nan=False))
+    return 0
+
+
+def _add_formats(commands) -> None:
+    parser = _command(
+        commands,
+        "formats",
+        _formats,
+        help="check that the number format found by timing is the fastest",
+        description="Choose the number format and memory layout of every (norm, conv) pair and of every "
+        "recipe's network, as training does, in about two seconds each; then time steps in every format with "
+        "more patience. Prints a table, and last a JSON object with the largest ratio of the step in the "
+        "chosen format to that in the best one. Takes some minutes; nothing else should run on the machine.",
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="NETWORK", help="only these, such as 'batch, mixed' minute"
+    )
+    parser.add_argument("--device", help="cuda, mps or cpu; by default the first that is available")
+    parser.add_argument("--out", type=Path, default=Path("runs/formats"), help="folder for the JSON file")
+
+
+def _formats(options: argparse.Namespace) -> int:
+    check_writable(options.out)
+    result = formats.measure(formats.only(options.only), device=options.device)
+    formats.write(result, options.out)
+    print(formats.table(result))
+    print(json.dumps({"worst": formats.worst(result)}))
     return 0
 
 

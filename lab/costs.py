@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from lab.experiment import Experiment
 from lab.fast import fast_layers
 from lab.files import write_whole
 from lab.loaders import random_states_kept
-from lab.machine import machine, number_format, pick_device
+from lab.machine import file_stem, machine, number_format, pick_device
 from lab.schema import json_bytes, read_json
 from lab.training import evaluate
 from model import Net
@@ -105,9 +104,7 @@ def _saved(net: nn.Module, dtype: torch.dtype, images: int) -> int:
 def write(result: Mapping[str, Any], folder: str | Path) -> Path:
     """Write what was measured as JSON, named after the machine; returns the path."""
     host = result["machine"]
-    words = f"{host['device']} {host['processor']} {host.get('instructions', '')} {host['dtype']}"
-    path = Path(folder) / (re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-") + ".json")
-    return write_whole(path, json_bytes(result))
+    return write_whole(Path(folder) / f"{file_stem(host, host['dtype'])}.json", json_bytes(result))
 
 
 def costs(result: Mapping[str, Any], arms: Iterable[Experiment]) -> dict[str, Cost]:

@@ -101,7 +101,7 @@ def differences_table(study: Study, records: Records) -> Table:
 
 
 def epochs_table(study: Study, records: Records) -> Table:
-    """The comparisons epoch by epoch, with intervals over the seeds only: who learns faster, and until when."""
+    """The comparisons epoch by epoch, with intervals over the seeds only: who learns faster, and how long."""
     found = [
         (difference_title(study.arms, one, other), [_points(each) for each in epochs])
         for family in study.families

@@ -6,8 +6,10 @@ import ctypes
 import functools
 import os
 import platform
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torchvision
@@ -48,6 +50,12 @@ def machine(device: torch.device) -> dict[str, str | int]:
         "torch": str(torch.__version__),
         "torchvision": str(torchvision.__version__),
     }
+
+
+def file_stem(host: Mapping[str, Any], *words: str) -> str:
+    """A name for a file with measurements: what `machine` says of the host, then `words`."""
+    told = f"{host['device']} {host['processor']} {host.get('instructions', '')} {host['threads']} threads"
+    return re.sub(r"[^a-z0-9]+", "-", " ".join((told, *words)).lower()).strip("-")
 
 
 def _processor() -> str:

@@ -214,18 +214,21 @@ def ladder_experiments(rungs: Iterable[str] | None = None, **options) -> list[Ex
 # ---- Records ---------------------------------------------------------------------------------------
 
 
+ASIDE = {"trials", "study", "bench"}  # folders with something other than published runs of a recipe
+
+
 def load_results(folder: str | Path) -> list[History]:
     """Every record below `folder`, sorted by name, processor and seed; each knows the `path` of its file.
 
-    Skips folders named bench, which hold timings, results of the benchmark elsewhere, and, unless they are
-    asked for, the folders named trials, with what recipes were chosen from, and study, with hundreds of runs
-    that have their own tables. Raises FileNotFoundError if there is no
+    Skips what is in folders named bench, which hold timings, results of the benchmark elsewhere, and, unless
+    they are asked for, the folders named trials, with what recipes were chosen from, and study, with hundreds
+    of runs that have their own tables. Raises FileNotFoundError if there is no
     record, NotADirectoryError if there is no folder, and ValueError, naming it, for any other JSON file.
     """
     paths = [
         path
         for path in sorted(Path(folder).rglob("*.json"))
-        if path.parent.name != "bench" and not {"trials", "study"} & {*path.relative_to(folder).parts}
+        if path.parent.name != "bench" and not ASIDE & {*path.relative_to(folder).parts}
     ]
     histories = []
     for path in paths:
