@@ -28,12 +28,16 @@ from lab.figures import (
     plot_techniques,
     save,
 )
+from lab.findings import arms_table, differences_table, epochs_table
+from lab.grid import Family, Records, Study, carry_out
 from lab.machine import machine, number_format, pick_device
 from lab.metrics import confusion_matrix
 from lab.optim import OPTIMIZERS, SCHEDULES
+from lab.pictures import pictures as study_pictures
 from lab.recipes import RECIPES, Recipe
 from lab.records import History
 from lab.report import overview
+from lab.studies import STUDIES, arm, published
 from lab.study import run_each
 from lab.training import distilled, evaluate, fit, test, train
 
@@ -44,18 +48,27 @@ __all__ = [
     "RECIPES",
     "SCHEDULES",
     "STD",
+    "STUDIES",
     "Augment",
     "Dataset",
     "Experiment",
+    "Family",
     "History",
     "Loader",
     "Recipe",
+    "Records",
     "Run",
+    "Study",
+    "arm",
+    "arms_table",
     "augmented",
+    "carry_out",
     "cifar10_loaders",
     "confusion_matrix",
     "denormalize",
+    "differences_table",
     "distilled",
+    "epochs_table",
     "evaluate",
     "fit",
     "load_dataset",
@@ -74,10 +87,12 @@ __all__ = [
     "plot_receptive_field",
     "plot_samples",
     "plot_techniques",
+    "published",
     "run",
     "run_each",
     "save",
     "stand_in",
+    "study_pictures",
     "test",
     "train",
 ]

@@ -7,11 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from lab.experiment import Experiment
-from lab.grid import Family, Study
+from lab.grid import Family, Records, Study
 from lab.recipes import RECIPES, Recipe
 from model import CONVS, NORMS, STAGES, Row
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "study"
+
+
+def published() -> Records:
+    """The records of the published runs."""
+    return Records(PUBLISHED)
+
 
 # Short enough that hundreds of runs are possible on two cores, and long enough to rank techniques.
 BASE = replace(RECIPES["default"], epochs=4)
