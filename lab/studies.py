@@ -132,22 +132,47 @@ MODELS = Study(
     ],
 )
 
-# ---- Their penalties -------------------------------------------------------------------------------
+# ---- Penalties -------------------------------------------------------------------------------------
 
-# Strengths a factor of four apart. The L1 term is the sum of |w| over all convolution weights.
-_L2 = [arm(norm="layer", optimizer="adamw", label=f"L2-{l2:g}", l2=l2) for l2 in (1e-5, 4e-5, 1.6e-4)]
-_L1 = [arm(norm="group", optimizer="sgd", label=f"L1-{l1:g}", l1=l1) for l1 in (4e-6, 1.6e-5, 6.4e-5)]
+# Strengths a factor of four apart. L1 and L2 are added to the loss, over all convolution weights; decay is
+# AdamW's, decoupled from the gradient. Muon keeps the norm of the weights, so that none of them acts there.
+STRENGTHS = {"l1": (4e-6, 1.6e-5, 6.4e-5), "l2": (1e-5, 4e-5, 1.6e-4), "weight_decay": (0.01, 0.04, 0.16)}
+PENALTY_NAMES = {"l1": "L1", "l2": "L2", "weight_decay": "decay"}
+
+
+def _penalized(norm: str, optimizer: str, *penalties: str) -> tuple[list[Experiment], list[Family]]:
+    """An arm for each strength of each penalty, and their comparison with the arm that has none."""
+    without, arms, families = _MODELS[norm, optimizer], [], []
+    for penalty in penalties:
+        name = PENALTY_NAMES[penalty]
+        several = [
+            arm(norm=norm, optimizer=optimizer, label=f"{name}-{strength:g}", **{penalty: strength})
+            for strength in STRENGTHS[penalty]
+        ]
+        arms += several
+        named = f"{name} with {norm_name(norm)} and {OPTIMIZER_NAMES[optimizer]}"
+        families.append(Family(named, _against(without.label, [each.label for each in several])))
+    return [without, *arms], families
+
+
+_L2_ARMS, _L2_FAMILIES = _penalized("layer", "adamw", "l2")
+_L1_ARMS, _L1_FAMILIES = _penalized("group", "sgd", "l1")
 
 COURSE_MODELS = Study(
     "course-models",
     "How strong can the penalties of the course's second and third model be?",
-    [_MODELS["layer", "adamw"], *_L2, _MODELS["group", "sgd"], *_L1],
-    [
-        Family(
-            "L2 with layer norm and AdamW", _against(_MODELS["layer", "adamw"].label, [a.label for a in _L2])
-        ),
-        Family("L1 with group norm and SGD", _against(_MODELS["group", "sgd"].label, [a.label for a in _L1])),
-    ],
+    [*_L2_ARMS, *_L1_ARMS],
+    [*_L2_FAMILIES, *_L1_FAMILIES],
+)
+
+_SGD_ARMS, _SGD_FAMILIES = _penalized("batch", "sgd", "l1", "l2")
+_ADAMW_ARMS, _ADAMW_FAMILIES = _penalized("batch", "adamw", "l1", "l2", "weight_decay")
+
+PENALTIES = Study(
+    "penalties",
+    "What do penalties give, one added at a time to a network with batch norm?",
+    [*_SGD_ARMS, *_ADAMW_ARMS],
+    [*_SGD_FAMILIES, *_ADAMW_FAMILIES],
 )
 
 # ---- Techniques and normalizations -----------------------------------------------------------------
@@ -285,5 +310,14 @@ BATCH_SIZES = Study(
 
 STUDIES: dict[str, Study] = {
     study.name: study
-    for study in (MODELS, COURSE_MODELS, TECHNIQUES, ADDITIONS, DILATION_OR_STRIDE, EQUAL_SIZE, BATCH_SIZES)
+    for study in (
+        MODELS,
+        COURSE_MODELS,
+        PENALTIES,
+        TECHNIQUES,
+        ADDITIONS,
+        DILATION_OR_STRIDE,
+        EQUAL_SIZE,
+        BATCH_SIZES,
+    )
 }
