@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lab.checks import as_integer, check_type
+from lab.data import CIFAR_10, STAND_IN
 from lab.experiment import Experiment
 from lab.recipes import Recipe
 from lab.records import History
@@ -26,8 +27,9 @@ from lab.training import Diverged
 
 HELD_OUT = 5_000  # training images on which rates are chosen
 STEP = 2.0  # the factor between neighbouring rates
-MOST_TRIALS = 9  # of one arm: then the search ends, whatever it has found
+MOST_TRIALS = 9  # of one arm, after which the search ends
 CLOSE = 0.005  # a difference in accuracy, in [0, 1], for which more seeds are needed
+DATASET_NAMES = {"cifar10": CIFAR_10, "stand-in": STAND_IN}  # what records call them
 LOST = 3  # times that workers may die, one after another without a run that ends
 
 
@@ -246,6 +248,8 @@ def _difference(experiment: Experiment, record: History) -> str:
     config = record.network.get("config") or {}
     found = {"norm": config.get("norm"), "conv": config.get("conv"), "seed": record.seed}
     asked = {"norm": experiment.norm, "conv": experiment.conv, "seed": experiment.seed}
+    if experiment.dataset in DATASET_NAMES:  # "auto" is whatever was found
+        found["dataset"], asked["dataset"] = record.dataset, DATASET_NAMES[experiment.dataset]
     if found != asked:
         return f"{found}, not {asked}"
     here, there = Recipe.from_dict(record.recipe).difference(experiment.recipe)
@@ -267,8 +271,7 @@ def carry_out(
     out: the folder of records, networks and checkpoints. published: another folder with records, which are
     not trained again. executor: any of concurrent.futures; without one, a pool of that many `processes`, or
     this process. dtype: the number format; None is the fastest, found by timing. options: those of `run`. A
-    worker that dies loses its own run only. A run that diverges is
-    recorded as such.
+    worker that dies loses its own run only. A run that diverges is recorded as such.
 
     Raises ValueError if a file in a folder has the record of another experiment.
     """
@@ -299,8 +302,7 @@ def _unique(runs: Iterable[Experiment]) -> list[Experiment]:
 @contextmanager
 def _workers(executor: Executor | None, processes: int, runs: int) -> Iterator[Executor | None]:
     if executor is not None or processes == 1:
-        with nullcontext():
-            yield executor
+        yield executor
     else:
         with process_pool(min(processes, max(2, runs))) as pool:
             yield pool

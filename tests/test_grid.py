@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import lab.grid
+from lab.data import CIFAR_10, STAND_IN
 from lab.experiment import Experiment
 from lab.grid import Records, Study, Trial, best_of, carry_out
 from lab.recipes import Recipe
@@ -34,7 +35,7 @@ def pretend(folder, run: Experiment, accuracy: float = 0.5, **changes) -> None:
     lists = {name: [1.0] for name in ("train_loss", "train_accuracy", "lr", "seconds")}
     values = {
         "name": run.name,
-        "dataset": "stand-in",
+        "dataset": STAND_IN,
         "parameters": 5,
         "recipe": run.recipe.to_dict(),
         "seed": run.seed,
@@ -150,6 +151,13 @@ def test_the_record_of_another_experiment_is_refused(tmp_path, other, said):
     pretend(tmp_path, an_arm())
     with pytest.raises(ValueError, match=f"(?s)a-limit-128-seed0.json is the record of another.*{said}"):
         Records(tmp_path).find(other)
+
+
+def test_a_record_of_another_data_set_is_refused(tmp_path):
+    pretend(tmp_path, an_arm(), dataset=CIFAR_10)
+    with pytest.raises(ValueError, match=r"'dataset': 'CIFAR-10'.*not .*'dataset': 'STAND-IN"):
+        Records(tmp_path).find(an_arm())
+    assert Records(tmp_path).find(replace(an_arm(), dataset="auto")) is not None
 
 
 # ---- Wrong studies ---------------------------------------------------------------------------------
