@@ -6,7 +6,6 @@ moment, continued anywhere, and enlarged later. An arm that occurs in several st
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import numpy as np
 from lab.checks import as_integer, check_type
 from lab.data import CIFAR_10, STAND_IN
 from lab.experiment import Experiment
+from lab.progress import progress_stream
 from lab.recipes import Recipe
 from lab.records import History
 from lab.statistics import Estimate, estimate, interval
@@ -279,13 +279,13 @@ def carry_out(
     records = Records(out, *([] if published is None else [published]))
     lost = 0
     while todo := _unique(run for study in studies for run in study.missing(records)):
-        print(f"{len(todo)} runs can be trained now", file=sys.stderr)
+        print(f"{len(todo)} runs can be trained now", file=progress_stream())
         with _workers(executor, processes, len(todo)) as workers:
             try:
                 run_all([replace(run, dtype=dtype) for run in todo], out, executor=workers, **options)
                 lost = 0
             except Diverged as error:
-                print(error, file=sys.stderr)
+                print(error, file=progress_stream())
             except BrokenExecutor:
                 ended = any(records.find(run) for run in todo)
                 lost = 1 if ended else lost + 1

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from lab.checks import MOST_WORKERS, as_integer
 from lab.experiment import Experiment, Run, run, train_teacher
 from lab.interrupts import Interrupted, ignored, terminable
+from lab.progress import progress_stream
 from lab.records import History
 from lab.schema import read_json
 
@@ -60,9 +61,9 @@ def run_all(
             futures = [executor.submit(_prepared, each, out, options) for each in with_teacher.values()]
             wait(futures)
             futures = [executor.submit(_history, experiment, out, options) for experiment in experiments]
-            bar = tqdm(
-                as_completed(futures), "runs", len(futures), disable=not progress or sys.stderr is None
-            )
+            stream = progress_stream()
+            hidden = not progress or stream is None
+            bar = tqdm(as_completed(futures), "runs", len(futures), disable=hidden, file=stream)
             for future in bar:
                 if not future.exception():
                     bar.set_postfix_str(future.result().name)

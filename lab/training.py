@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -45,6 +44,7 @@ from lab.loaders import (
 from lab.machine import keep_freed_memory, machine, matmul_rate, number_format, pick_device
 from lab.metrics import accuracy_of, right
 from lab.optim import is_weight
+from lab.progress import progress_stream
 from lab.recipes import Recipe
 from lab.records import History, describe_network, weights_digest
 from lab.tuning import FEW_STEPS, LAYOUTS, Format, Threads, fastest_format, known_format, threads_for
@@ -828,12 +828,14 @@ class _Schedule:
         self.name = history.name
         if begun is not None:
             self.threads.used.update(begun.threads)
-        # Plain text needs no widgets, so a saved notebook stays valid; without a stderr nothing is shown.
+        stream = progress_stream()
+        # Plain text needs no widgets, so a saved notebook stays valid.
         return tqdm(
             total=self.recipe.epochs * self.steps,
             initial=history.epochs * self.steps + (0 if begun is None else begun.batches),
-            disable=not show or sys.stderr is None,
-            mininterval=0.5 if sys.stderr and sys.stderr.isatty() else 2,  # seconds; a notebook keeps all
+            disable=not show or stream is None,
+            file=stream,
+            mininterval=0.5 if stream and stream.isatty() else 2,  # seconds; a notebook keeps all
         )
 
     def before_steps_of(self, epoch: int, taken: int, bar: tqdm) -> Callable[[int], float | None]:
