@@ -555,17 +555,19 @@ class _Images(nn.Module):
     def transform(self, images) -> Tensor:
         """Turn pictures into what the network takes: normalized (N, 3, size, size), its dtype and device.
 
-        images: a PIL image, an iterable of them, or a uint8 tensor (3, H, W) or (N, 3, H, W), of any size. An
+        images: a picture, an iterable of them, or a uint8 tensor (3, H, W) or (N, 3, H, W), of any size. A
+        picture is a PIL image, or a path or a binary file object of one, which Pillow opens. An
         image of another size than the network's is resized, bilinear with antialiasing, without
         cropping, so a long image is squeezed. A PIL image is rotated as its EXIF orientation says, and its
         transparency is dropped.
 
         A picture is resized in strips, so that a large one takes little memory beside its own. Pillow keeps
-        the pixels of every file that it has read: for many files pass a generator of images. It opens none
-        above 179 megapixels, unless PIL.Image.MAX_IMAGE_PIXELS is set to more.
+        the pixels of every file that it has read: for many files pass their paths, which are opened one
+        after another, or a generator of images. It opens none above 179 megapixels, unless
+        PIL.Image.MAX_IMAGE_PIXELS is set to more.
 
-        Raises ValueError for anything else, and if the network has no `preprocessing`; OSError for a PIL
-        image whose file is damaged.
+        Raises ValueError for anything else, for a file above that limit, and if the network has no
+        `preprocessing`; OSError for a file that is missing, damaged, or not an image. Errors name the file.
         """
         if self.preprocessing is None:
             raise ValueError("this network does not know what it takes: set net.preprocessing")
@@ -587,6 +589,23 @@ class _Images(nn.Module):
         """
         if not isinstance(flips, bool) or not isinstance(sure, Real) or not 0 <= sure <= 1:
             raise ValueError(f"{flips=} must be True or False, and {sure=} a number from 0 to 1")
+        likeliest = self._confidences(images, flips, sure).max(1)
+        return self._named(likeliest.indices, likeliest.values)
+
+    def likeliest(self, image, count: int = 3) -> list[Prediction]:
+        """The `count` likeliest classes of one image, the likeliest first; all, if it has no more classes.
+
+        image: a single one of those that `transform` takes. Raises what `predict` raises, and ValueError for
+        another number of images, and for a `count` that is not an integer of at least 1.
+        """
+        count = _integer("count", count)
+        confidences = self._confidences(image)
+        if len(confidences) != 1:
+            raise ValueError(f"{len(confidences)} images: expected one")
+        ranked = confidences[0].sort(descending=True, stable=True)
+        return self._named(ranked.indices[:count], ranked.values[:count])
+
+    def _confidences(self, images, flips: bool = False, sure: float = 1.0) -> Tensor:  # (N, num_classes)
         inputs = self.transform(images)
         together = max(1, 2**18 // max(1, inputs[:1, 0].numel()))  # 256 images of 32 pixels a side
         with _evaluating(self), torch.no_grad():
@@ -600,9 +619,12 @@ class _Images(nn.Module):
             raise ValueError(f"classes={classes!r} must name the {logits.shape[1]} outputs of the network")
         if not logits.isfinite().all():
             raise ValueError("the logits are not finite: the weights are damaged, or training diverged")
-        confidences, numbers = logits.softmax(1).max(1)
+        return logits.softmax(1)
+
+    def _named(self, numbers: Tensor, confidences: Tensor) -> list[Prediction]:
+        names = list(self.classes or ())
         pairs = zip(numbers.tolist(), confidences.tolist(), strict=True)
-        return [Prediction(classes[number], confidence) for number, confidence in pairs]
+        return [Prediction(names[number], confidence) for number, confidence in pairs]
 
 
 PIXELS = 2**21  # turned into floats at once: 25 MB, and as much again to resize them
@@ -619,22 +641,64 @@ def _pictures(images) -> Iterator[Iterable[Tensor]]:
         for part in batch.split(_fitting(batch.shape[2] * batch.shape[3])):
             yield part.split(_fitting(batch.shape[3]), dim=2)
         return
-    for image in images if isinstance(images, Iterable) and not hasattr(images, "getexif") else [images]:
-        if not hasattr(image, "getexif"):
-            found = f"images of type {type(image).__name__}"
-            raise ValueError(f"{found}: expected a PIL image, an iterable of them, or a single uint8 tensor")
-        yield _strips(image)
+    several = (
+        isinstance(images, Iterable) and not isinstance(images, dict | bytes) and not _is_picture(images)
+    )
+    for picture in images if several else [images]:
+        if not _is_picture(picture):
+            raise ValueError(
+                f"images of type {type(picture).__name__}: expected a PIL image, a path, a binary file, an "
+                "iterable of these, or a single uint8 tensor"
+            )
+        yield _strips(picture)
 
 
 def _fitting(pixels: int) -> int:  # images, or rows, of so many pixels
     return max(1, PIXELS // max(1, pixels))
 
 
-def _strips(image) -> Iterator[Tensor]:  # a PIL image -> uint8 (1, 3, h, W)
+def _is_picture(value) -> bool:
+    return hasattr(value, "getexif") or isinstance(value, str | os.PathLike) or hasattr(value, "read")
+
+
+def _strips(picture) -> Iterator[Tensor]:  # uint8 (1, 3, h, W)
+    if hasattr(picture, "getexif"):
+        yield from _strips_of(picture, getattr(picture, "filename", ""))
+        return
+    name = picture if isinstance(picture, str | os.PathLike) else getattr(picture, "name", "")
+    name = str(name) if isinstance(name, str | os.PathLike) else ""  # of an open file it may be a number
+    with _opened(picture, name or "the file") as image:
+        yield from _strips_of(image, name)
+
+
+def _opened(file, name: str):
+    """The PIL image in a file, not read yet. name: for errors."""
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(file, io.TextIOBase):
+        raise ValueError(f"{name} is open as text: open it with mode 'rb'")
+    if not hasattr(file, "read") and Path(file).exists() and not Path(file).is_file():
+        raise OSError(f"{name} is not a file")  # reading a pipe would wait for ever
+    try:
+        return Image.open(file)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{name} is missing") from None
+    except UnidentifiedImageError as error:
+        raise OSError(f"{name} is not an image, or of a kind that Pillow cannot read") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name} is too large: {error}") from error
+    except Exception as error:  # its type depends on the format
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise OSError(f"{name} is damaged or cannot be read ({reason})") from error
+
+
+def _strips_of(image, name: str) -> Iterator[Tensor]:  # a PIL image
     from PIL import ImageOps  # only for its own images, so Pillow is installed
 
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        raise ValueError(f"image of mode {image.mode!r}: expected 8 bits per channel, such as mode 'RGB'")
+        raise ValueError(
+            f"{name or 'image'} of mode {image.mode!r}: expected 8 bits per channel, such as mode 'RGB'"
+        )
     try:
         image.load()
         if (
@@ -642,8 +706,9 @@ def _strips(image) -> Iterator[Tensor]:  # a PIL image -> uint8 (1, 3, h, W)
         ):  # its orientation; exif_transpose copies an upright image, too
             image = ImageOps.exif_transpose(image)
     except Exception as error:  # its type depends on the format
-        name = getattr(image, "filename", "") or "the image"
-        raise OSError(f"{name} is damaged or cannot be read ({type(error).__name__}: {error})") from error
+        raise OSError(
+            f"{name or 'the image'} is damaged or cannot be read ({type(error).__name__}: {error})"
+        ) from error
     if max(image.size) > 2**16:  # a single row or column may have a hundred million pixels
         image = image.convert("RGB").reduce(tuple(max(1, side // 2**15) for side in image.size))
     rows = _fitting(image.width)

@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         _add_findings,
         _add_ablate,
         _add_evaluate,
+        _add_predict,
         _add_card,
         _add_report,
         _add_bench,
@@ -345,20 +346,24 @@ def _add_evaluate(commands) -> None:
         description="Run a trained network on the test images, in float32, one view of each. Prints its "
         "accuracy in each class and overall; the last line is a JSON object.",
     )
-    parser.add_argument("name", help=f"one of {', '.join(PRETRAINED)}; or a file (.pt) that train wrote")
+    parser.add_argument("name", help=NETWORK)
     _add_data_and_device(parser)
+
+
+NETWORK = f"one of {', '.join(PRETRAINED)}; or a file (.pt) that train wrote"
+
+
+def _network(name: str) -> Net:
+    if name in PRETRAINED:
+        return Net.from_pretrained(name)
+    if Path(name).is_file():
+        return Net.load(name)
+    raise ValueError(f"{name!r} is neither a file nor one of the names {', '.join(map(repr, PRETRAINED))}")
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     device = pick_device(options.device)
-    if options.name in PRETRAINED:
-        net = Net.from_pretrained(options.name)
-    elif Path(options.name).is_file():
-        net = Net.load(options.name)
-    else:
-        raise ValueError(
-            f"{options.name!r} is neither a file nor one of the names {', '.join(map(repr, PRETRAINED))}"
-        )
+    net = _network(options.name)
     data = load_dataset(options.dataset, options.root)
     if net.classes not in (None, data.classes):
         print(
@@ -385,6 +390,34 @@ def _evaluate(options: argparse.Namespace) -> int:
         "dataset": data.name,
     }
     print(json.dumps(summary, allow_nan=False))
+    return 0
+
+
+def _add_predict(commands) -> None:
+    parser = _command(
+        commands,
+        "predict",
+        _predict,
+        help="say what is on pictures",
+        description="Say what is on pictures: prints the likeliest classes of each file, best first, "
+        "with the network's confidence; the last line is a JSON object. A network knows only the classes it "
+        "was trained on, and names one of them for any picture.",
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a picture of any size, such as a JPEG")
+    parser.add_argument("--name", default="frontier", help=NETWORK)
+    parser.add_argument("--count", type=int, default=3, help="how many classes of each picture")
+
+
+def _predict(options: argparse.Namespace) -> int:
+    net = _network(options.name)
+    found = []
+    for file in options.files:
+        likeliest = net.likeliest(file, options.count)
+        print(file)
+        for label, confidence in likeliest:
+            print(f"  {label:<16} {confidence:8.2%}")
+        found.append({"file": file, "predictions": [prediction._asdict() for prediction in likeliest]})
+    print(json.dumps({"name": options.name, "pictures": found}, allow_nan=False))
     return 0
 
 

@@ -159,14 +159,16 @@ def run(
     threads: int | None = None,
     resume: bool = True,
     progress: bool = True,
+    on_epoch: Callable[[History], object] | None = None,
 ) -> Run:
     """Train the experiment's network, or resume from its checkpoint, and return the network and its History.
 
     The folder `out` gets `STEM.json`, the record; `STEM.pt`, the network, for `Net.load`; and
     `STEM.checkpoint`, from which the same call resumes, and which tells it that the run is finished
     (`resume=False` starts again). data: a data set in memory, if it has been loaded before. root, device:
-    as for `cifar10_loaders`. threads: as for `fit`. The teacher of the recipe is looked for in `out`, then
-    among the published results; if neither has it, it is trained first.
+    as for `cifar10_loaders`. threads: as for `fit`. on_epoch: as for `fit`, and not called for a teacher.
+    The teacher of the recipe is looked for in `out`, then among the published results; if neither has it, it
+    is trained first.
 
     Raises what `fit` raises, and FileNotFoundError if the data set is asked for and cannot be found. In an
     Interrupted, `net` is the network as it was when it was stopped.
@@ -175,10 +177,11 @@ def run(
     out, device = Path(out), pick_device(device)
     data = data or load_dataset(experiment.dataset, root)
     with held(out / f"{experiment.stem}.checkpoint"):
-        return _run(experiment, out, data, device, threads=threads, resume=resume, progress=progress)
+        options = {"threads": threads, "resume": resume, "progress": progress}
+        return _run(experiment, out, data, device, on_epoch, **options)
 
 
-def _run(experiment: Experiment, out: Path, data: Dataset, device: torch.device, **options) -> Run:
+def _run(experiment: Experiment, out: Path, data: Dataset, device: torch.device, on_epoch, **options) -> Run:
     """options: threads, resume and progress, as for `run`."""
     train_loader, evaluation = experiment.loaders(data, device)
     dtype = getattr(torch, experiment.dtype) if experiment.dtype else None
@@ -202,6 +205,7 @@ def _run(experiment: Experiment, out: Path, data: Dataset, device: torch.device,
             dtype=dtype,
             checkpoint=out / f"{experiment.stem}.checkpoint",
             measure_peak=True,
+            on_epoch=on_epoch,
             name=experiment.name,
             **options,
         )

@@ -456,6 +456,7 @@ def fit(
     resume: bool = True,
     progress: bool = True,
     measure_peak: bool = False,
+    on_epoch: Callable[[History], object] | None = None,
     name: str = "",
 ) -> History:
     """Train `net` by `recipe`, testing after every epoch, and return the History; `net` is changed.
@@ -472,8 +473,11 @@ def fit(
     SAVE_SHARE of the time), in a long epoch every SAVE_EVERY seconds, when the run is stopped, and at its
     end; if it is there and `resume` is set, the run resumes from it and ends as if it had never stopped.
     progress: show a bar.
-    measure_peak: time a large matrix product after every epoch, for `History.peak_tflop`. name: of the
-    experiment, shown in the bar and kept in the History; the network's class if empty.
+    measure_peak: time a large matrix product after every epoch, for `History.peak_tflop`. on_epoch: called
+    with a copy of the History after every epoch that this call trains, once it is tested and before it is
+    saved; so after a kill it may see an epoch twice, and misses none. If it raises anything, all that was
+    trained is saved first, and the same call goes on with the next epoch. Its time is in no figure. name: of
+    the experiment, shown in the bar and kept in the History; the network's class if empty.
 
     Afterwards the network is on `device`, in its own memory format and modes, without gradients; random
     states and loaders are as they were, except that persistent workers start anew every epoch.
@@ -492,6 +496,8 @@ def fit(
     for switch, value in (("resume", resume), ("progress", progress), ("measure_peak", measure_peak)):
         as_switch(switch, value)
     _check(recipe, train_loader, test_loader, name, layout, threads)
+    if on_epoch is not None and not callable(on_epoch):
+        raise ValueError(f"on_epoch={on_epoch!r} must be a callable that takes a History, or None")
     device = pick_device(device)
     seed, batches = seed_of(seed, train_loader), batches_of(train_loader)
     alone = nullcontext() if checkpoint is None else held(checkpoint)
@@ -511,7 +517,8 @@ def fit(
             options = {"l1": recipe.l1, "l2": recipe.l2, "scaler": scaler} | compute
             if scaler is None and replayable(net, device):
                 options["replay"] = Replay(optimizer)
-            training = _Training(net, train_loader, recipe, history, schedule, store, stop, resume, options)
+            then = {"resume": resume, "on_epoch": on_epoch, "options": options}
+            training = _Training(net, train_loader, recipe, history, schedule, store, stop, **then)
             with schedule.bar(history, begun, progress) as bar:
                 for epoch in range(history.epochs, recipe.epochs):
                     training.epoch(epoch, begun, bar)
@@ -571,6 +578,7 @@ class _Training:
     store: Checkpoint | None
     stop: Stop
     resume: bool  # whether the same call goes on from the checkpoint
+    on_epoch: Callable[[History], object] | None
     options: dict[str, Any]  # for `train`
 
     def epoch(self, epoch: int, begun: Partial | None, bar: tqdm) -> None:
@@ -612,17 +620,28 @@ class _Training:
         self.schedule.end_epoch(self.history)
 
     def end_epoch(self) -> None:
-        """Save the run after an epoch, if it has gone well, and stop it if that was asked for meanwhile."""
+        """Report and save an epoch that has gone well, and stop the run if that was asked for meanwhile."""
         try:
             self._check_figures()
         except Diverged as error:
             self.history.drop_epoch()
             error.epoch, error.history = self.history.epochs, self.history
             raise
+        if self.on_epoch is not None:
+            self._report(self.on_epoch)
         last = self.history.epochs == self.recipe.epochs
         if self.store is not None and (last or self.stop.number or self.store.cheap):
             self.store.save(self.history)
         self.stop_if_asked(0)
+
+    def _report(self, on_epoch: Callable[[History], object]) -> None:
+        try:
+            on_epoch(copy.deepcopy(self.history))  # whatever is done to it, the record stays right
+        except BaseException:  # also the second Ctrl-C
+            if self.store is not None:
+                self.store.save(self.history)
+                self.store.finish(self.history)
+            raise
 
     def _check_figures(self) -> None:
         if self.history.loss and not math.isfinite(self.history.loss[-1]):

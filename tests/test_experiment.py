@@ -199,6 +199,23 @@ def test_the_data_set_is_loaded_if_none_is_given(tmp_path, monkeypatch):
     assert history.data["train"]["images"] == 300
 
 
+def test_an_error_after_an_epoch_loses_nothing_of_the_run(small, tmp_path):
+    longer, seen = an_experiment(recipe=replace(SHORT, epochs=3)), []
+
+    def fails_once(history: History) -> None:
+        seen.append((history.name, history.epochs))
+        if len(seen) == 2:
+            raise RuntimeError("once")
+
+    with pytest.raises(RuntimeError, match="once"):
+        run(longer, tmp_path, data=small, on_epoch=fails_once, **QUIET)
+    net, history = run(longer, tmp_path, data=small, on_epoch=fails_once, **QUIET)
+    assert seen == [("mine-limit-200", epoch) for epoch in (1, 2, 3)]
+    straight, _ = run(longer, tmp_path / "straight", data=small, **QUIET)
+    assert all(map(torch.equal, net.state_dict().values(), straight.state_dict().values()))
+    assert history.epochs == 3
+
+
 # ---- Teachers --------------------------------------------------------------------------------------
 
 TAUGHT = replace(SHORT, teacher=replace(SHORT, lr=0.12), temperature=2.0)
@@ -223,6 +240,13 @@ def test_a_teacher_is_trained_once_and_teaches_every_seed(small, tmp_path):
     assert teacher_files(tmp_path) == ["teacher-1-epochs-batch-mixed-limit-200-seed0"]
     made = History.from_dict(Net.load(tmp_path / f"{teacher_files(tmp_path)[0]}.pt").metadata)
     assert Recipe.from_dict(made.recipe) == TAUGHT.teacher
+
+
+def test_the_epochs_of_a_teacher_are_not_handed_over(small, tmp_path):
+    seen = []
+    run(an_experiment(recipe=TAUGHT), tmp_path, data=small, on_epoch=seen.append, **QUIET)
+    assert [history.name for history in seen] == ["mine-limit-200"]
+    assert teacher_files(tmp_path)
 
 
 def test_what_cannot_be_saved_or_built_is_refused_before_the_teacher_is_trained(small, tmp_path):

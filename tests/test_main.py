@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from lab.commands import main
 from lab.data import STAND_IN_CLASSES, load_dataset, loaders_from, stand_in
@@ -229,6 +230,66 @@ def test_evaluate_compares_the_classes_and_not_the_kind_of_their_sequence(capsys
     status, _, err = run(capsys, "evaluate", net.save(tmp_path / "net.pt"), "--dataset", "stand-in")
     assert status == 0
     assert "say nothing" not in err
+
+
+@pytest.fixture
+def pictures(tmp_path) -> list[Path]:
+    paths = [tmp_path / "one.png", tmp_path / "two.jpg"]
+    for path, colour in zip(paths, [(200, 90, 10), (0, 60, 200)], strict=True):
+        Image.new("RGB", (50, 40), colour).save(path)
+    return paths
+
+
+def test_predict_prints_the_likeliest_classes_of_each_file_and_ends_with_a_json_line(capsys, pictures):
+    status, out, err = run(capsys, "predict", *pictures)
+    *lines, last = out.splitlines()
+    assert (status, err) == (0, "")
+    summary = json.loads(last)
+    assert summary["name"] == "frontier"
+    net = Net.from_pretrained("frontier")
+    expected = []
+    for path, found in zip(pictures, summary["pictures"], strict=True):
+        likeliest = net.likeliest(path, 3)
+        assert found["file"] == str(path)
+        assert [tuple(each.values()) for each in found["predictions"]] == likeliest
+        expected += [str(path), *(f"  {label:<16} {100 * share:7.2f}%" for label, share in likeliest)]
+    assert lines == expected
+
+
+def test_predict_takes_any_network_and_any_number_of_classes(capsys, tmp_path, pictures):
+    net = Net(width=0.25, num_classes=2)
+    net.preprocessing, net.classes = PREPROCESSING, ("cat", "dog")
+    path = net.save(tmp_path / "net.pt")
+    for count, least in ((1, 1), (2, 2), (7, 2)):
+        status, out, _ = run(capsys, "predict", pictures[0], "--name", path, "--count", count)
+        (found,) = json.loads(out.splitlines()[-1])["pictures"]
+        assert (status, len(found["predictions"])) == (0, least)
+    assert json.loads(out.splitlines()[-1])["name"] == str(path)
+    status, out, _ = run(capsys, "predict", *pictures, "--name", "minute", "--count", 10)
+    (found, _) = json.loads(out.splitlines()[-1])["pictures"]
+    assert sum(each["confidence"] for each in found["predictions"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("missing.png",), "missing.png is missing"),
+        (("text.png",), "text.png is not an image, or of a kind that Pillow cannot read"),
+        ((".",), ". is not a file"),
+        (("--count", 0), "count=0 must be an integer of at least 1"),
+        (("--name", "backyard"), "'backyard' is neither a file nor one of the names 'batch-norm-muon', "),
+        (("--name", "text.png"), "text.png is not a file that Net.save wrote"),
+    ],
+)
+def test_a_picture_or_network_that_cannot_be_used_is_an_error_line_and_status_2(
+    capsys, tmp_path, monkeypatch, pictures, more, told
+):
+    monkeypatch.chdir(tmp_path)
+    Path("text.png").write_text("no picture")
+    status, _, err = run(capsys, "predict", pictures[0], *more)
+    assert status == 2
+    assert err.startswith(f"error: {told}")
+    assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("content", ["{", '{"a": 1}', "[]"])

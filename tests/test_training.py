@@ -6,6 +6,7 @@ import linecache
 import math
 import random
 import re
+import signal
 import sys
 import types
 from dataclasses import asdict, replace
@@ -22,13 +23,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 import lab.training
+from lab.checkpoints import NotSaved, read_checkpoint
 from lab.data import Augment, Loader, denormalize, loaders_from, normalize, stand_in
+from lab.interrupts import Interrupted
 from lab.machine import number_format
 from lab.metrics import accuracy_of
 from lab.optim import OPTIMIZERS, Muon
 from lab.recipes import RECIPES, Recipe
 from lab.records import History, describe_network
-from lab.training import distilled, evaluate, fit, train
+from lab.training import Diverged, distilled, evaluate, fit, train
 from model import CONVS, NORMS, Net
 
 EXACT = {"device": "cpu", "dtype": torch.float32}
@@ -1005,6 +1008,149 @@ def test_float16_resumes_with_its_loss_scale(small, tmp_path):
     assert not same_weights(scaled, straight)
 
 
+# ---- What is called after every epoch --------------------------------------------------------------
+
+
+class Failed(Exception):
+    """What a callback of these tests raises."""
+
+
+def failing_after(epochs: int, seen: list[int]):
+    def on_epoch(history: History) -> None:
+        seen.append(history.epochs)
+        if history.epochs == epochs:
+            raise Failed("the disk of the plots is full")
+
+    return on_epoch
+
+
+def test_after_every_epoch_the_history_so_far_is_handed_over_with_its_test_figures(small):
+    seen = []
+    net, history = run(small, on_epoch=seen.append)
+    assert [each.epochs for each in seen] == [1, 2, 3, 4]
+    for each in seen:
+        for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "lr", "seconds", "gflops"):
+            assert getattr(each, name) == getattr(history, name)[: each.epochs]
+    assert (seen[0].name, seen[0].recipe) == (history.name, history.recipe)
+    assert same_weights(net, run(small)[0])
+
+
+def test_whatever_is_done_after_an_epoch_the_run_and_its_record_stay_the_same(small):
+    net = ten_classes()
+
+    def meddles(history: History) -> None:
+        history.test_loss.append(math.nan)
+        history.recipe["epochs"] = 0
+        torch.manual_seed(3)
+        np.random.seed(3)
+        random.seed(3)
+        net.eval()
+
+    found, history = run(small, net=net, on_epoch=meddles)
+    straight, expected = run(small)
+    assert without_seconds(history) == without_seconds(expected)
+    assert same_weights(found, straight)
+
+
+@pytest.mark.parametrize("share", [math.inf, -1])  # saved after every epoch; and only when it must be
+@pytest.mark.parametrize("epochs", [1, 2, 4])
+def test_what_goes_wrong_after_an_epoch_loses_nothing(small, tmp_path, monkeypatch, epochs, share):
+    monkeypatch.setattr("lab.checkpoints.SAVE_SHARE", share)
+    seen, path = [], tmp_path / "run.pt"
+    with pytest.raises(Failed, match="the disk of the plots is full"):
+        run(small, checkpoint=path, on_epoch=failing_after(epochs, seen))
+    assert read_checkpoint(path).history.epochs == epochs
+    net, history = run(small, checkpoint=path, on_epoch=lambda history: seen.append(history.epochs))
+    assert seen == [1, 2, 3, 4]  # each epoch once
+    straight, expected = run(small)
+    assert without_seconds(history) == without_seconds(expected)
+    assert same_weights(net, straight)
+
+
+def test_what_goes_wrong_after_an_epoch_leaves_the_network_as_it_was_trained(small):
+    net = ten_classes()
+    with pytest.raises(Failed):
+        run(small, net=net, on_epoch=failing_after(2, []))
+    stopped = ten_classes()
+    with pytest.raises(KeyboardInterrupt):
+        run(small, net=stopped, on_epoch=lambda history: history.epochs < 2 or interrupt())
+    assert same_weights(net, stopped)
+    assert net.training
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_an_epoch_in_which_a_stop_was_asked_for_is_handed_over_and_not_repeated(small, tmp_path):
+    seen, path = [], tmp_path / "run.pt"
+
+    def stopped(history: History) -> None:
+        seen.append(history.epochs)
+        if history.epochs == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="stopped after 2 of 4 epochs"):
+        run(small, checkpoint=path, on_epoch=stopped)
+    run(small, checkpoint=path, on_epoch=lambda history: seen.append(history.epochs))
+    assert seen == [1, 2, 3, 4]
+    run(small, checkpoint=path, on_epoch=lambda history: pytest.fail("a finished run has no epoch left"))
+
+
+def test_an_epoch_that_diverged_is_not_handed_over(small):
+    net, seen = ten_classes(), []
+
+    def spoiled(history: History) -> None:
+        seen.append(history.epochs)
+        with torch.no_grad():
+            next(net.parameters()).fill_(math.inf)
+
+    with pytest.raises(Diverged):
+        run(small, net=net, on_epoch=spoiled)
+    assert seen == [1]
+
+
+def test_on_a_full_disk_the_error_has_history_and_network_although_the_callback_failed(
+    small, tmp_path, monkeypatch
+):
+    def full(*arguments, **options):
+        raise OSError("No space left on device")
+
+    def fails_on_a_full_disk(history: History) -> None:
+        monkeypatch.setattr("lab.checkpoints.write_whole", full)
+        raise Failed
+
+    with pytest.warns(UserWarning, match="No space left"), pytest.raises(NotSaved) as error:
+        run(small, checkpoint=tmp_path / "run.pt", on_epoch=fails_on_a_full_disk)
+    assert error.value.history.epochs == 1
+    assert isinstance(error.value.__cause__.__context__, Failed)
+
+
+def test_tensorboard_gets_loss_and_accuracy_of_every_epoch(small, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path)) as writer:
+
+        def write(history: History) -> None:
+            writer.add_scalar("loss/train", history.train_loss[-1], history.epochs)
+            writer.add_scalar("loss/test", history.test_loss[-1], history.epochs)
+            writer.add_scalar("accuracy/test", history.test_accuracy[-1], history.epochs)
+
+        _, history = run(small, on_epoch=write)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    for name, values in (
+        ("loss/train", history.train_loss),
+        ("loss/test", history.test_loss),
+        ("accuracy/test", history.test_accuracy),
+    ):
+        assert [event.step for event in events.Scalars(name)] == [1, 2, 3, 4]
+        assert [event.value for event in events.Scalars(name)] == pytest.approx(values, rel=1e-6)
+
+
 # ---- A run is not handed back for another ----------------------------------------------------------
 
 PIXELS, CLASSES = (
@@ -1341,6 +1487,10 @@ def test_a_wrong_recipe_name_or_seed_is_refused():
     refused_at_once("recipe='default'.*must be a Recipe", recipe="default")
     refused_at_once("name=3", name=3)
     refused_at_once(r"seed=1\.5", seed=1.5)
+
+
+def test_what_cannot_be_called_after_an_epoch_is_refused():
+    refused_at_once("on_epoch='print' must be a callable that takes a History, or None", on_epoch="print")
 
 
 def test_a_loader_without_a_length_is_refused():

@@ -2,11 +2,13 @@
 
 import errno
 import hashlib
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -458,14 +460,12 @@ def test_a_pil_image_of_any_mode_counts_as_its_colours(saved, mode):
         (torch.zeros(1, 32, 32, 3, dtype=torch.uint8), r"images of torch\.uint8 \(1, 32, 32, 3\)"),
         (torch.zeros(32, 32, dtype=torch.uint8), r"images of torch\.uint8 \(32, 32\)"),
         (np.zeros((32, 32, 3), dtype=np.uint8), "images of type ndarray"),
-        ("cat.png", "images of type str"),
         ([], "images is empty"),
         ([Image.new("RGB", (32, 32)), None], "images of type NoneType"),
         ([np.zeros((32, 32, 3), dtype=np.uint8)], "images of type ndarray"),
-        (Path("cat.png"), "images of type .*Path"),
-        (["cat.png"], "images of type str"),
+        (b"cat.png", "images of type bytes"),
         ((image for image in ()), "images is empty"),
-        ({"cat": 1}, "images of type str"),
+        ({"cat": 1}, "images of type dict"),
         (7, "images of type int"),
         ([torch.zeros(3, 32, 32, dtype=torch.uint8)], "images of type Tensor.*a single uint8 tensor"),
         (None, "images of type NoneType"),
@@ -671,6 +671,155 @@ def test_predicting_uses_running_statistics_and_restores_the_mode():
     assert net.c2.training
     assert net.eval().predict(batch) == found
     assert net.c2[0].norm.num_batches_tracked == 0
+
+
+# ---- Pictures in files -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def picture(tmp_path) -> Path:
+    """A PNG, which keeps every pixel, of 40 by 50 pixels."""
+    path = tmp_path / "a cat.png"
+    Image.fromarray(photographs(1, 40, 50)[0].permute(1, 2, 0).numpy()).save(path)
+    return path
+
+
+def test_a_path_or_an_open_file_of_a_picture_counts_as_the_picture(saved, picture):
+    net = saved[0]
+    (pixels,) = photographs(1, 40, 50)
+    expected = net.predict(pixels)
+    content = picture.read_bytes()
+    assert net.predict(picture) == net.predict(str(picture)) == expected
+    with picture.open("rb") as file, picture.open("rb") as unread:
+        file.seek(10)
+        assert net.predict(file) == net.predict(file) == expected
+        assert not file.closed
+        mixed = [picture, str(picture), unread, io.BytesIO(content), Image.open(io.BytesIO(content))]
+        assert net.predict(mixed) == net.predict(iter(mixed)) == 5 * expected
+        assert torch.equal(net.transform(mixed), net.transform(pixels).expand(5, 3, 32, 32))
+
+
+def test_a_file_that_can_only_be_read_once_and_forwards_is_a_picture_too(saved, picture):
+    with zipfile.ZipFile(picture.with_suffix(".zip"), "w") as archive:
+        archive.write(picture, "cat.png")
+    with zipfile.ZipFile(picture.with_suffix(".zip")) as archive, archive.open("cat.png") as member:
+        assert saved[0].predict(member) == saved[0].predict(picture)
+    receiving, sending = os.pipe()
+    with os.fdopen(sending, "wb") as file:
+        file.write(picture.read_bytes())
+    with os.fdopen(receiving, "rb") as file:
+        assert saved[0].predict(file) == saved[0].predict(picture)
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def a_text(path: Path) -> None:
+    path.write_text("not a picture")
+
+
+def nothing(path: Path) -> None:
+    path.touch()
+
+
+def half_a_picture(path: Path) -> None:
+    Image.fromarray(photographs(1, 90, 70)[0].permute(1, 2, 0).numpy()).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def a_deep_picture(path: Path) -> None:
+    Image.new("I;16", (32, 32)).save(path)
+
+
+def a_loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+UNREADABLE = [
+    (None, FileNotFoundError, "is missing"),
+    (a_folder, OSError, "is not a file"),
+    (a_pipe, OSError, "is not a file"),
+    (a_loop, OSError, "is damaged or cannot be read .*symbolic links"),
+    (a_text, OSError, "is not an image, or of a kind that Pillow cannot read"),
+    (nothing, OSError, "is not an image, or of a kind that Pillow cannot read"),
+    (half_a_picture, OSError, "is damaged or cannot be read .*truncated"),
+    (a_deep_picture, ValueError, "of mode 'I;16': expected 8 bits per channel"),
+]
+
+
+@pytest.mark.parametrize(("make", "kind", "told"), UNREADABLE)
+def test_a_file_that_cannot_be_predicted_is_an_error_that_names_it_and_says_why(
+    saved, picture, tmp_path, make, kind, told
+):
+    path = tmp_path / "wrong.png"
+    if make is not None:
+        make(path)
+    for images in (path, str(path), [picture, path]):
+        with pytest.raises(kind, match=f"{re.escape(str(path))} {told}") as error:
+            saved[0].predict(images)
+        assert len(str(error.value).splitlines()) == 1
+    if make in (a_text, nothing, half_a_picture, a_deep_picture):
+        with path.open("rb") as file, pytest.raises(kind, match=f"{re.escape(str(path))} {told}"):
+            saved[0].predict(file)
+        with pytest.raises(kind, match=f"(the file|the image|image) {told}"):
+            saved[0].predict(io.BytesIO(path.read_bytes()))
+
+
+def test_a_file_with_more_pixels_than_pillow_opens_is_an_error_that_names_it(saved, picture, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 999)  # the error comes at twice as many
+    with pytest.raises(ValueError, match=rf"{re.escape(str(picture))} is too large: .*2000 pixels.*1998"):
+        saved[0].predict(picture)
+
+
+def test_a_file_that_is_open_as_text_or_closed_is_refused(saved, picture):
+    with picture.open() as file, pytest.raises(ValueError, match=r"cat\.png is open as text: .*'rb'"):
+        saved[0].predict(file)
+    with picture.open("rb") as file:
+        pass
+    with pytest.raises(OSError, match=r"cat\.png .*closed file"):
+        saved[0].predict(file)
+
+
+def test_the_files_of_a_list_are_opened_one_after_another(saved, picture, monkeypatch):
+    opened, most = [], []
+    real = Image.open
+
+    def counting(file):
+        most.append(sum(image.fp is not None for image in opened))
+        opened.append(real(file))
+        return opened[-1]
+
+    monkeypatch.setattr(Image, "open", counting)
+    saved[0].predict([picture] * 5)
+    assert most == [0] * 5
+    assert opened[-1].fp is None
+
+
+def test_the_likeliest_classes_of_an_image_are_ranked_by_their_softmax(saved, picture):
+    net = saved[0]
+    softmax = torch.softmax(net(net.transform(picture)), 1)[0].tolist()
+    ranked = sorted(zip(CLASSES, softmax, strict=True), key=lambda pair: -pair[1])
+    for count, expected in ((1, ranked[:1]), (3, ranked[:3]), (10, ranked), (11, ranked)):
+        found = net.likeliest(picture, count)
+        assert [each.label for each in found] == [label for label, _ in expected]
+        assert [each.confidence for each in found] == pytest.approx([value for _, value in expected])
+    assert net.likeliest(picture) == net.likeliest(Image.open(picture), 3)
+    assert net.likeliest(picture, 1) == net.predict(picture)
+    assert sum(each.confidence for each in net.likeliest(picture, 10)) == pytest.approx(1)
+
+
+def test_the_likeliest_classes_are_those_of_one_image(saved, picture):
+    for count in (0, -1, 1.5, True, "3"):
+        with pytest.raises(ValueError, match=f"count={count!r} must be an integer"):
+            saved[0].likeliest(picture, count)
+    for images, number in (([picture, picture], 2), (photographs(3, 32, 32)[:0], 0)):
+        with pytest.raises(ValueError, match=f"{number} images: expected one"):
+            saved[0].likeliest(images)
 
 
 # ---- Elsewhere -------------------------------------------------------------------------------------
