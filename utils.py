@@ -30,6 +30,7 @@ from lab.figures import (
 )
 from lab.findings import arms_table, differences_table, epochs_table
 from lab.grid import Family, Records, Study, carry_out
+from lab.lesson import show
 from lab.machine import machine, number_format, pick_device
 from lab.metrics import confusion_matrix
 from lab.optim import OPTIMIZERS, SCHEDULES
@@ -91,6 +92,7 @@ __all__ = [
     "run",
     "run_each",
     "save",
+    "show",
     "stand_in",
     "study_pictures",
     "test",
