@@ -275,7 +275,8 @@ def _findings(options: argparse.Namespace) -> int:
     records = Records(options.folder)
     for study in STUDIES.values():
         if told := sentences(study, records):
-            print(f"{study.name}: {study.question}", *told, "", sep="\n")
+            state = " (not complete)" if study.missing(records) else ""
+            print(f"{study.name}{state}: {study.question}", *told, "", sep="\n")
     if options.networks is not None:
         data = load_dataset("cifar10", options.root)
         Labels(data.classes, data.test_labels.numpy()).save(options.folder / LABELS)

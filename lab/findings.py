@@ -164,7 +164,7 @@ def _sentence(title: str, found: Estimate) -> str:
 
 
 def page(studies: Mapping[str, Study], records: Records, beside: Measurements = NOTHING) -> str:
-    """The studies as a Markdown page: question, tables and pictures of each that has a comparison."""
+    """The studies as a Markdown page: question, tables and pictures of each that is complete."""
     parts = [INTRODUCTION]
     if beside.costs:
         host = beside.costs["machine"]
@@ -175,20 +175,21 @@ def page(studies: Mapping[str, Study], records: Records, beside: Measurements = 
         )
     for study in studies.values():
         compared = differences_table(study, records)
-        if not compared.rows:
+        if study.missing(records) or not compared.rows:
             continue
         runs = sum(map(len, study.results(records).values()))
-        left = "; more are to come" if study.missing(records) else ""
         parts += [
             f"## {study.name}",
             study.question,
-            f"From {runs} runs on all training images{left}. Arms that have none yet are left out.",
+            f"From {runs} runs on all training images.",
             arms_table(study, records, beside).markdown(),
             compared.markdown(),
             "The same after each epoch, with intervals over the seeds only:",
             epochs_table(study, records).markdown(),
             *(f"![{study.name}, {name}]({name}.png)" for name in pictures(study, records, beside)),
         ]
+    if begun := [study.name for study in studies.values() if study.missing(records)]:
+        parts.append(f"Not complete yet, and therefore not shown: {', '.join(begun)}.")
     return "\n\n".join(parts) + "\n"
 
 

@@ -140,12 +140,14 @@ def test_what_has_no_run_is_in_no_table_and_not_on_the_page(tmp_path):
     assert arms_table(STUDY, empty).rows == ()
     assert differences_table(STUDY, empty).rows == ()
     assert sentences(STUDY, empty) == []
-    assert "## mine" not in page({"mine": STUDY}, empty)
+    found = page({"mine": STUDY}, empty)
+    assert "## mine" not in found
+    assert found.endswith("Not complete yet, and therefore not shown: mine.\n")
 
 
 def test_the_page_has_the_tables_of_a_study_and_its_number_of_runs(records):
     found = page({"mine": STUDY}, records)
-    assert "## mine\n\nWhich?\n\nFrom 9 runs on all training images. " in found
+    assert "## mine\n\nWhich?\n\nFrom 9 runs on all training images.\n" in found
     assert arms_table(STUDY, records).markdown() in found
     assert differences_table(STUDY, records).markdown() in found
 
