@@ -2,8 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -246,3 +250,39 @@ def test_a_worker_that_dies_loses_its_own_run_only(tmp_path, monkeypatch):
     carry_out([study], tmp_path, processes=2, **QUIET)
     assert (tmp_path / "died").exists()
     assert study.missing(Records(tmp_path)) == []
+
+
+KILLED = """
+import sys
+from lab.experiment import Experiment
+from lab.grid import Study, carry_out
+from lab.recipes import Recipe
+
+if __name__ == "__main__":
+    recipe = Recipe(epochs=1, batch_size=64, lr=0.1, net={"width": 0.25})
+    arms = [Experiment(name, recipe, norm=name, dataset="stand-in", limit=128) for name in ("batch", "layer")]
+    study = Study("mine", "?", arms, seeds=2, more_seeds=0, held_out=50)
+    options = {"device": "cpu", "progress": False, "dtype": "float32"}
+    carry_out([study], sys.argv[1], processes=int(sys.argv[2]), **options)
+"""
+
+
+def test_a_study_that_is_killed_goes_on_with_what_is_missing(tmp_path):
+    script, out = tmp_path / "script.py", tmp_path / "out"
+    script.write_text(KILLED)
+    command = [sys.executable, script, out, "2"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as begun:
+        while len(done := [*out.glob("*.json")]) < 2:
+            assert begun.poll() is None, "it ended before it was killed"
+            time.sleep(0.05)
+        begun.kill()
+    kept = {path: path.stat().st_mtime_ns for path in done}
+    command[-1] = "1"
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr[-1000:]
+    assert {path: path.stat().st_mtime_ns for path in done} == kept
+    names = [path.name for path in out.glob("*.json") if "-lr-" not in path.name]
+    assert sorted(names) == [
+        f"{norm}-limit-128-seed{seed}.json" for norm in ("batch", "layer") for seed in (0, 1)
+    ]
