@@ -177,11 +177,11 @@ def page(studies: Mapping[str, Study], records: Records, beside: Measurements = 
         compared = differences_table(study, records)
         if study.missing(records) or not compared.rows:
             continue
-        runs = sum(map(len, study.results(records).values()))
+        runs = [run for several in study.results(records).values() for run in several]
         parts += [
             f"## {study.name}",
             study.question,
-            f"From {runs} runs on all training images.",
+            f"From {len(runs)} runs on all training images, {_made_on(runs)}.",
             arms_table(study, records, beside).markdown(),
             compared.markdown(),
             "The same after each epoch, with intervals over the seeds only:",
@@ -191,6 +191,10 @@ def page(studies: Mapping[str, Study], records: Records, beside: Measurements = 
     if begun := [study.name for study in studies.values() if study.missing(records)]:
         parts.append(f"Not complete yet, and therefore not shown: {', '.join(begun)}.")
     return "\n\n".join(parts) + "\n"
+
+
+def _made_on(runs: Iterable[History]) -> str:
+    return " and ".join(sorted({f"on {run.processor} in {run.machine.get('dtype')}" for run in runs}))
 
 
 INTRODUCTION = """# The studies
