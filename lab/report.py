@@ -88,13 +88,40 @@ def _shortfall(run: History) -> str:
     return "" if run.accuracy else f"no {run.evaluated_on} figures"
 
 
-def ladder_table(histories: Iterable[History]) -> str:
+SHORT = ("rung", "processor", "seeds", "test accuracy, %", "to reach, %", "time, s")  # columns of the ladder
+SUMMARY = (  # the experiments that README shows first
+    *("batch norm, Muon", "layer norm, AdamW, L2", "group norm, SGD, L1"),
+    *("minute-batch-mixed", "frontier-small-batch-mixed", "frontier-batch-mixed"),
+)
+
+
+def summary_table(histories: Iterable[History]) -> str:
+    """The experiments of SUMMARY as a narrow Markdown table: of each the processor with the shortest time.
+
+    Accuracy, seeds and time are as in `report`. Experiments without a finished run are left out.
+    """
+    done = [run for run in histories if not _shortfall(run) and run.evaluated_on == "test"]
+    groups = by_experiment([run for run in done if run.name in SUMMARY])
+    rows = []
+    for name in SUMMARY:
+        fitting = [runs for (label, *_), runs in groups.items() if label == name]
+        if fitting:
+            runs = min(fitting, key=lambda runs: statistics.median(run.train_seconds for run in runs))
+            accuracy = _percent([run.accuracy[-1] for run in runs])
+            seconds = _median([run.train_seconds for run in runs], ".0f")
+            words = name.removesuffix("-batch-mixed"), f"{runs[0].parameters:,}", str(runs[0].epochs)
+            rows.append([*words, str(len(runs)), accuracy, seconds, runs[0].processor])
+    head = ["network", "parameters", "epochs", "seeds", "test accuracy, %", "time, s", "processor"]
+    return markdown_table(head, rows, "lrrrrrl")
+
+
+def ladder_table(histories: Iterable[History], *, short: bool = False) -> str:
     """The ladder as a Markdown table: how long each processor takes to which accuracy; empty without a run.
 
     A row has the finished runs of a recipe as it is now, on one processor, on the whole training set and all
     test images of CIFAR-10: the numbers of threads used, the mean accuracy over the seeds with its 95 %
     interval, the medians of the training seconds (see `History`), of the rate of a large matrix product in
-    the same runs, and of the product of both.
+    the same runs, and of the product of both. short: only rung, processor, seeds, accuracy and time.
     """
     head = ["rung", "processor", "format", "threads", "seeds", "test accuracy, %", "to reach, %", "time, s"]
     head += ["matrix product, GFLOP/s", "at peak, TFLOP", "parameters", "MACs of an image"]
@@ -126,7 +153,14 @@ def ladder_table(histories: Iterable[History]) -> str:
             ]
             for (*_, processor), runs in by_experiment(own).items()
         ]
-    return markdown_table(head, rows, "lllrrrrrrrrr") if rows else ""
+    if not rows:
+        return ""
+    alignments = "lllrrrrrrrrr"
+    if short:
+        chosen = [head.index(column) for column in SHORT]
+        head, *rows = [[line[index] for index in chosen] for line in (head, *rows)]
+        alignments = "".join(alignments[index] for index in chosen)
+    return markdown_table(head, rows, alignments)
 
 
 def _rate(run: History) -> float:

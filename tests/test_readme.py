@@ -1,4 +1,4 @@
-"""README.md: its table comes from the files, its links lead somewhere, its example runs."""
+"""README.md and its pages: tables come from the files, links lead somewhere, examples run."""
 
 import json
 import re
@@ -10,38 +10,62 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab.report import bench_markdown, ladder_table, report
+from lab.report import bench_markdown, ladder_table, report, summary_table
 from lab.study import load_results
 from model import Net
 
 HERE = Path(__file__).resolve().parent.parent
-README = (HERE / "README.md").read_text()
+README = (HERE / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path.relative_to(HERE).as_posix(): path.read_text(encoding="utf-8")
+    for path in (
+        HERE / "README.md",
+        HERE / "CONTRIBUTING.md",
+        *HERE.glob("docs/*.md"),
+        *HERE.glob("*/README.md"),
+    )
+}
 
 
-def test_the_table_of_results_is_what_the_files_say():
-    table = report(load_results(HERE / "results"))
-    assert ladder_table(load_results(HERE / "results")) in README
-    assert table in README, "the files in results/ have changed: put what `python -m lab report` prints here"
+def test_the_readme_is_short_and_leads_to_every_page():
+    assert len(README.splitlines()) <= 150
+    linked = {target for target in re.findall(r"\]\(([^)#:]+)\)", README) if target.endswith(".md")}
+    assert linked | {"README.md"} >= set(PAGES)
+
+
+def test_the_tables_of_results_are_what_the_files_say():
+    histories = load_results(HERE / "results")
+    assert summary_table(histories) in README
+    assert ladder_table(histories, short=True) in README
+    assert ladder_table(histories) in PAGES["docs/speed.md"]
+    said = "the files in results/ have changed: put what `python -m lab report` prints into results/README.md"
+    assert report(histories) in PAGES["results/README.md"], said
 
 
 def test_the_figures_of_the_benchmark_are_what_its_files_say():
     paths = sorted((HERE / "results" / "bench").glob("*.json"))
     assert paths
-    assert bench_markdown([json.loads(path.read_text()) for path in paths]) in README
+    assert bench_markdown([json.loads(path.read_text()) for path in paths]) in PAGES["docs/speed.md"]
 
 
-def test_links_and_pictures_are_there():
-    targets = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert len(targets) >= 4
-    for target in targets:
-        assert (HERE / target).exists(), target
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_are_there(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", PAGES[page]):
+        assert ((HERE / page).parent / target).exists(), target
 
 
-def test_the_examples_run_where_model_py_and_the_file_are_alone(tmp_path):
-    new, trained = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+@pytest.mark.parametrize("page", PAGES)
+def test_the_examples_are_python(page):
+    for example in re.findall(r"```py(?:thon)?\n(.*?)```", PAGES[page], re.DOTALL):
+        compile(example, page, "exec")
+
+
+@pytest.mark.parametrize(("page", "shapes"), [("README.md", [(2, 10)]), ("docs/use.md", [(8, 7), (2, 10)])])
+def test_the_examples_run_where_model_py_and_the_file_are_alone(page, shapes, tmp_path):
+    examples = re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
     shutil.copy(HERE / "model.py", tmp_path)
     shutil.copy(HERE / "weights" / "minute.pt", tmp_path)
-    for example, shape in ((new, (8, 7)), (trained, (2, 10))):
+    for example, shape in zip(examples, shapes, strict=True):
         example += f"\nassert logits.shape == {shape}\n"
         subprocess.run([sys.executable, "-c", example], cwd=tmp_path, check=True, capture_output=True)
 
@@ -51,7 +75,7 @@ def test_the_examples_run_where_model_py_and_the_file_are_alone(tmp_path):
 def test_the_line_of_onnx_writes_one_file_that_gives_what_torch_gives(name, tmp_path, monkeypatch):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    (export,) = re.findall(r"```py\n(torch\.onnx\.export.*?)```", README, re.DOTALL)
+    (export,) = re.findall(r"```py\n(torch\.onnx\.export.*?)```", PAGES["docs/use.md"], re.DOTALL)
     net = Net.from_pretrained(name)
     monkeypatch.chdir(tmp_path)
     exec(export, {"torch": torch, "net": net})

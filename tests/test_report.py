@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -603,3 +604,30 @@ def test_the_text_has_every_figure(measured):
     ]
     assert len({len(line) for line in products}) == 1  # the columns end at the same place
     assert "peak memory bytes               1,282,580,480" in tables[-1].splitlines()
+
+
+# ---- README's own tables ---------------------------------------------------------------------------
+
+
+def test_the_summary_has_of_each_experiment_the_fastest_processor(monkeypatch):
+    monkeypatch.setattr(report, "SUMMARY", ("fast-batch-mixed", "other", "not there"))
+    name = "fast-batch-mixed"
+    runs = [history(seed, 0.8, 9.0, name) for seed in (0, 1)]
+    new = {"machine": {"processor": "New"}}
+    runs += [dataclasses.replace(history(seed, 0.9, 4.0, name), **new) for seed in (0, 1)]
+    runs += [history(0, 0.7, name="other"), history(0, 0.6, name="unasked")]
+    lines = report.summary_table(runs).splitlines()[2:]
+    assert len(lines) == 2
+    assert re.match(r"\| fast \| [\d,]+ \| \d+ \| 2 \| 90\.00 ± 0\.00 \| 4 \| New \|", lines[0])
+    assert lines[1].startswith("| other |")
+
+
+def test_the_short_ladder_has_the_same_rows_and_fewer_columns():
+    runs = load_results(HERE / "results" / "ladder")
+    whole, short = report.ladder_table(runs).splitlines(), report.ladder_table(runs, short=True).splitlines()
+    assert len(whole) == len(short)
+    column = [cell.strip() for cell in whole[0].split("|")].index("time, s")
+    for line, fewer in zip(whole[2:], short[2:], strict=True):
+        assert line.split("|")[1] == fewer.split("|")[1]
+        assert line.split("|")[column].strip() == fewer.split("|")[-2].strip()
+    assert report.ladder_table([], short=True) == ""
