@@ -17,15 +17,15 @@ import torch
 import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 from global_state import unchanged
-from tiny_cifar10 import CONTENTS, HOSTILE, expect, unprivileged, write
+from tiny_cifar10 import CONTENTS, FILES, HOSTILE, expect, unprivileged, write
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader
+from torchvision.datasets import CIFAR10
 from torchvision.transforms import InterpolationMode
 
 import lab.data
 from lab.data import (
-    FOLDER,
     MEAN,
     STAND_IN,
     STD,
@@ -45,14 +45,14 @@ from lab.data import (
     stand_in,
     tensor_digest,
 )
-from lab.download import FILES, DownloadFailed
+from lab.download import FOLDER, DownloadFailed
 
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch, tmp_path):
     """No network, no CIFAR10_ROOT, and a working folder without data."""
 
-    def refused(place):
+    def refused(place, source):
         raise DownloadFailed(f"It could not be downloaded to {place}: no network in the tests")
 
     monkeypatch.setattr(lab.data, "download", refused)
@@ -188,7 +188,7 @@ def test_cifar10_has_its_classes_evenly(real):
 
 @pytest.mark.real_data
 def test_channels_rows_and_columns_are_those_of_torchvision(real, cifar10_root):
-    pixels, label = lab.data.CIFAR10(cifar10_root, train=False)[123]
+    pixels, label = CIFAR10(cifar10_root, train=False)[123]
     image = TF.pil_to_tensor(pixels)
     assert torch.equal(real.test_images[123], image)
     assert real.test_labels[123] == label
@@ -234,13 +234,15 @@ def test_auto_falls_back_with_a_banner_and_a_name_that_says_so(quick_stand_in):
 
 
 def test_the_stand_in_is_returned_without_a_search_or_a_warning(quick_stand_in, monkeypatch):
-    monkeypatch.setattr(lab.data, "FILES", None)
+    monkeypatch.setattr(lab.data, "SOURCES", None)
     monkeypatch.setattr(lab.data, "download", None)
     assert load_dataset("stand-in") is quick_stand_in
 
 
 def test_an_unknown_dataset_is_an_error_with_the_choices():
-    with pytest.raises(ValueError, match="'mnist'; choose one of 'auto', 'cifar10', 'stand-in'"):
+    with pytest.raises(
+        ValueError, match="'mnist'; choose one of 'auto', 'cifar10', 'cifar100', 'stand-in', or"
+    ):
         load_dataset("mnist")
 
 
@@ -274,8 +276,10 @@ def test_the_argument_comes_before_the_environment_before_data(monkeypatch, tmp_
     for place in present:
         write(tmp_path / place)
     read, asked = lab.data.read_checked, []
-    monkeypatch.setattr(lab.data, "read_checked", lambda path, md5: asked.append(path) or read(path, md5))
-    monkeypatch.setattr(lab.data, "download", lambda place: asked.append(place) or write(place))
+    monkeypatch.setattr(
+        lab.data, "read_checked", lambda path, source: asked.append(path) or read(path, source)
+    )
+    monkeypatch.setattr(lab.data, "download", lambda place, _: asked.append(place) or write(place))
     monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path / "environment"))
     data = load_dataset("cifar10", tmp_path / "argument")
     assert (data.name, data.classes) == ("CIFAR-10", CLASSES)
@@ -287,7 +291,7 @@ def test_the_argument_comes_before_the_environment_before_data(monkeypatch, tmp_
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize(("environment", "expected"), [("environment", "environment"), (None, "data")])
 def test_without_any_data_it_is_downloaded_to_the_first_place(monkeypatch, tmp_path, environment, expected):
-    monkeypatch.setattr(lab.data, "download", write)
+    monkeypatch.setattr(lab.data, "download", lambda place, _: write(place))
     if environment:
         monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path / environment))
     assert load_dataset("cifar10").test_labels.tolist() == [5, 6]

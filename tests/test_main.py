@@ -91,7 +91,7 @@ def test_an_experiment_is_named_as_asked_in_its_files_and_its_record(capsys, tmp
     ],
 )
 def test_bad_input_is_an_error_line_and_status_2(capsys, tmp_path, monkeypatch, arguments, told):
-    def refuse(place):
+    def refuse(place, source):
         raise DownloadFailed("no network")
 
     monkeypatch.setattr("lab.data.download", refuse)
