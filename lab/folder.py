@@ -219,4 +219,4 @@ def _squared(image: Image.Image) -> np.ndarray:
         width, height = (min(side, longest) for side in image.size)
         left, top = (image.width - width) // 2, (image.height - height) // 2
         image = image.crop((left, top, left + width, top + height))
-    return np.asarray(_resized(image))
+    return np.array(_resized(image))  # a copy, which torch may write to
