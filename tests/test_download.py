@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny_cifar100
 from global_state import unchanged
 from tiny_cifar10 import (
     ARCHIVE,
@@ -37,7 +38,14 @@ from lab.download import FOLDER, SOURCES, DownloadFailed, download
 HERE = Path(__file__).resolve().parent
 URLS, LOCK, UNPACKED = SOURCES["cifar10"].urls, SOURCES["cifar10"].lock, SOURCES["cifar10"].unpacked
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-SETTINGS = ("CIFAR10_ROOT", "CIFAR10_URL", *PROXIES, *(name.upper() for name in PROXIES))
+SETTINGS = (
+    "CIFAR10_ROOT",
+    "CIFAR10_URL",
+    "CIFAR100_ROOT",
+    "CIFAR100_URL",
+    *PROXIES,
+    *(name.upper() for name in PROXIES),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -335,6 +343,28 @@ def test_it_works_without_stderr(monkeypatch, tmp_path):
         monkeypatch.setattr(sys, "stderr", None)
         fetch(tmp_path)
     assert_whole(tmp_path)
+
+
+def test_cifar100_is_downloaded_by_the_same_means(monkeypatch, tmp_path, capsys):
+    archive, asked = tiny_cifar100.ARCHIVE, []
+
+    def behave(connection, path):
+        asked.append(path)
+        content = archive if path == "/mine" else archive[:-1] + b"x"
+        connection.sendall(head(len(archive)) + content)
+
+    with serving(behave) as url:
+        tiny_cifar100.expect(monkeypatch, f"{url}/official")
+        with pytest.raises(FileNotFoundError, match=f"{url}/official: sent a file with the MD5") as error:
+            load_dataset("cifar100", tmp_path)
+        assert "CIFAR100_URL to another address of its archive\n" in str(error.value)
+        assert os.listdir(tmp_path) == [".cifar-100-download.lock"]
+        monkeypatch.setenv("CIFAR100_URL", f"{url}/mine")
+        data = load_dataset("cifar100", tmp_path)
+    assert asked == ["/official", "/mine"]
+    assert (data.name, data.test_labels.tolist()) == ("CIFAR-100", [3, 98, 42])
+    assert files_in(tmp_path / "cifar-100-python") == tiny_cifar100.CONTENTS
+    assert sorted(os.listdir(tmp_path)) == [".cifar-100-download.lock", "cifar-100-python"]
 
 
 # ---- Archives --------------------------------------------------------------------------------------
