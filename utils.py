@@ -23,6 +23,7 @@ from lab.figures import (
     plot_curves,
     plot_misclassified,
     plot_normalizations,
+    plot_range_test,
     plot_receptive_field,
     plot_samples,
     plot_techniques,
@@ -31,6 +32,7 @@ from lab.figures import (
 from lab.machine import machine, number_format, pick_device
 from lab.metrics import confusion_matrix
 from lab.optim import OPTIMIZERS, SCHEDULES
+from lab.range_test import range_test
 from lab.recipes import RECIPES, Recipe
 from lab.records import History
 from lab.report import overview
@@ -71,9 +73,11 @@ __all__ = [
     "plot_curves",
     "plot_misclassified",
     "plot_normalizations",
+    "plot_range_test",
     "plot_receptive_field",
     "plot_samples",
     "plot_techniques",
+    "range_test",
     "run",
     "run_each",
     "save",

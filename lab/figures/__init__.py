@@ -11,7 +11,7 @@ others can still be saved.
 from lab.figures.benchmark import plot_bench
 from lab.figures.common import NORM_COLOURS, OTHER_COLOURS, STYLE, TECHNIQUE_COLOURS, colours, save
 from lab.figures.comparison import plot_comparison
-from lab.figures.curves import plot_curves
+from lab.figures.curves import plot_curves, plot_range_test
 from lab.figures.errors import plot_confusion, plot_misclassified
 from lab.figures.images import plot_augmentations, plot_samples
 from lab.figures.receptive_field import plot_receptive_field
@@ -31,6 +31,7 @@ __all__ = [
     "plot_curves",
     "plot_misclassified",
     "plot_normalizations",
+    "plot_range_test",
     "plot_receptive_field",
     "plot_samples",
     "plot_techniques",
