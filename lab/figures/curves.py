@@ -83,7 +83,7 @@ def plot_range_test(
     chosen: from such a name to the rate that was chosen for it, which is marked. dataset: for the title.
     Losses far above the one at the lowest rates, when nothing is learned, are left out (SHOWN): they would
     make all others look alike. Raises ValueError for no results, for lists that are empty or of different
-    lengths, for rates that do not grow from above 0, and for a chosen rate without a line or beside it.
+    lengths or hold NaN, for rates that do not grow from above 0, and for a chosen rate that is on no line.
     """
     if not isinstance(results, Mapping) or not results:
         raise ValueError(
@@ -126,6 +126,8 @@ def _checked_line(name: str, rates, losses) -> tuple[np.ndarray, np.ndarray]:
         )
     if not (lrs[0] > 0 and (np.diff(lrs) > 0).all()):
         raise ValueError(f"results[{name!r}] has rates that do not grow from above 0")
+    if not np.isfinite([lrs, values]).all():
+        raise ValueError(f"results[{name!r}] has NaN or infinite numbers, which range_test never returns")
     return lrs, values
 
 
