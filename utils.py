@@ -23,6 +23,7 @@ from lab.figures import (
     plot_curves,
     plot_misclassified,
     plot_normalizations,
+    plot_range_test,
     plot_receptive_field,
     plot_samples,
     plot_techniques,
@@ -35,6 +36,7 @@ from lab.machine import machine, number_format, pick_device
 from lab.metrics import confusion_matrix
 from lab.optim import OPTIMIZERS, SCHEDULES
 from lab.pictures import pictures as study_pictures
+from lab.range_test import range_test
 from lab.recipes import RECIPES, Recipe
 from lab.records import History
 from lab.report import overview
@@ -85,10 +87,12 @@ __all__ = [
     "plot_curves",
     "plot_misclassified",
     "plot_normalizations",
+    "plot_range_test",
     "plot_receptive_field",
     "plot_samples",
     "plot_techniques",
     "published",
+    "range_test",
     "run",
     "run_each",
     "save",

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from lab import costs, formats
-from lab.data import DATASETS, load_dataset
+from lab.data import as_dataset, load_dataset
 from lab.experiment import ABLATIONS, DTYPES, Experiment, ablations, run
 from lab.files import check_writable, write_whole
 from lab.grid import Records, carry_out
@@ -76,11 +76,24 @@ def _command(commands, name: str, run: Callable, *, help: str, description: str)
     return parser
 
 
+def _dataset(text: str) -> str:
+    try:
+        return as_dataset(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _add_data_and_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--dataset", choices=DATASETS, default="auto", help="auto: the stand-in as a last resort"
+        "--dataset",
+        type=_dataset,
+        default="auto",
+        help="auto (CIFAR-10, the stand-in as a last resort), cifar10, cifar100, stand-in; or folder:PATH, a "
+        "folder of pictures with a subfolder for each class, which may be in folders train and test",
     )
-    parser.add_argument("--root", type=Path, help="the folder that holds cifar-10-batches-py")
+    parser.add_argument(
+        "--root", type=Path, help="the folder that holds cifar-10-batches-py (or cifar-100-python)"
+    )
     parser.add_argument("--device", help="cuda, mps or cpu; by default the first that is available")
 
 
@@ -366,6 +379,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     device = pick_device(options.device)
     net = _network(options.name)
     data = load_dataset(options.dataset, options.root)
+    if (outputs := net.config["num_classes"]) < len(data.classes):
+        raise ValueError(
+            f"{options.name} tells {outputs} classes apart, and {data.name} has {len(data.classes)}"
+        )
     if net.classes not in (None, data.classes):
         print(
             f"warning: the classes of {data.name} are not those that {options.name} was trained on; "
@@ -478,7 +495,14 @@ def _add_bench(commands) -> None:
         "object; every time goes to a JSON file, and a picture is drawn. Takes three to seven minutes.",
     )
     parser.add_argument("--quick", action="store_true", help="take seconds, only to show that it works")
-    _add_data_and_device(parser)
+    parser.add_argument(
+        "--dataset",
+        choices=("auto", "cifar10", "stand-in"),
+        default="auto",
+        help="auto: the stand-in as a last resort",
+    )
+    parser.add_argument("--root", type=Path, help="the folder that holds cifar-10-batches-py")
+    parser.add_argument("--device", help="cuda, mps or cpu; by default the first that is available")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder for the JSON file")
     parser.add_argument("--images", type=Path, default=Path("runs/bench"), help="folder for the picture")
 

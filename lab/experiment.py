@@ -9,13 +9,25 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from lab.checkpoints import NotSaved
 from lab.checks import as_choice, as_integer, check_type
-from lab.data import DATASETS, MEAN, STAND_IN, STD, Augment, Dataset, Loader, load_dataset, loaders_from
+from lab.data import (
+    CIFAR_100,
+    MEAN,
+    STAND_IN,
+    STD,
+    Augment,
+    Dataset,
+    Loader,
+    as_dataset,
+    folder_of,
+    load_dataset,
+    loaders_from,
+)
 from lab.files import held
 from lab.interrupts import Interrupted
 from lab.loaders import random_states_kept
@@ -26,7 +38,7 @@ from lab.training import Diverged, distilled, fit
 from model import CONVS, NORMS, Net, Preprocessing
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "frontier"  # has the published teacher
-PREPROCESSING = Preprocessing(32, MEAN, STD)  # for the networks that are trained here
+PREPROCESSING = Preprocessing(32, MEAN, STD)  # for the networks that are trained here on CIFAR-10
 DTYPES = ("float32", "bfloat16", "float16")
 MAX_STEM = 255 - 64  # bytes: file systems allow 255 for a name, and a file being written has a long ending
 
@@ -40,7 +52,7 @@ class Experiment:
     norm: str = "batch"  # a name in NORMS
     conv: str = "mixed"  # a name in CONVS
     seed: int = 0  # for weights, data order, augmentation and held-out images
-    dataset: str = "auto"  # a name in DATASETS
+    dataset: str = "auto"  # as `load_dataset` takes it
     validation: int = 0  # training images held out; if any, the run is evaluated on them only
     limit: int | None = None  # at most this many training and this many test images
     dtype: str | None = None  # number format; None is the fastest on the processor, found by timing
@@ -54,9 +66,10 @@ class Experiment:
             )
         if not isinstance(self.recipe, Recipe):
             raise ValueError(f"recipe={self.recipe!r} must be a Recipe; RECIPES has the named ones")
-        for name, choices in (("norm", NORMS), ("conv", CONVS), ("dataset", DATASETS), ("dtype", DTYPES)):
+        for name, choices in (("norm", NORMS), ("conv", CONVS), ("dtype", DTYPES)):
             if name != "dtype" or self.dtype is not None:
                 object.__setattr__(self, name, as_choice(name, getattr(self, name), choices))
+        object.__setattr__(self, "dataset", as_dataset(self.dataset))
         object.__setattr__(self, "seed", as_integer("seed", self.seed))
         object.__setattr__(self, "validation", as_integer("validation", self.validation, 0))
         if self.limit is not None:
@@ -65,7 +78,7 @@ class Experiment:
             label = self.label if len(self.label) <= 40 else self.label[:40] + "..."
             raise ValueError(
                 f"label={label!r} makes file names of {size} bytes before their endings: at most {MAX_STEM}, "
-                "with held-out images, limit and seed"
+                "with data set, held-out images, limit and seed"
             )
 
     @classmethod
@@ -87,6 +100,8 @@ class Experiment:
     def name(self) -> str:
         """What a record calls it: experiments of this name differ only in the seed and the number format."""
         name = self.label
+        if other := "cifar100" if self.dataset == "cifar100" else folder_of(self.dataset):
+            name += f"-{other}"
         if self.validation:  # figures from held-out images must not be taken for test figures
             name += f"-held-out-{self.validation}"
         return name if self.limit is None else f"{name}-limit-{self.limit}"
@@ -118,8 +133,10 @@ class Experiment:
 
     def loaders(self, data: Dataset, device: torch.device) -> tuple[Loader, Loader]:
         """The training images, and those to evaluate on: the held-out ones if any, else the test images."""
-        if self.dataset == "cifar10" and data.name == STAND_IN:
-            raise ValueError(f"the experiment asks for dataset='cifar10', and the data set is {data.name}")
+        if not self._fits(data):
+            raise ValueError(
+                f"the experiment asks for dataset={self.dataset!r}, and the data set is {data.name}"
+            )
         train_loader, evaluation, *_ = loaders_from(
             data,
             self.recipe.batch_size,
@@ -131,11 +148,23 @@ class Experiment:
         )
         return train_loader, evaluation
 
-    def network(self) -> Net:
-        """The untrained network, its weights drawn from the seed; torch's random state stays as it was."""
+    def _fits(self, data: Dataset) -> bool:
+        """Whether the data set can be the one that is asked for; "auto" takes any."""
+        if folder := folder_of(self.dataset):
+            return data.name == f"folder {folder}"
+        if self.dataset == "cifar100":
+            return data.name == CIFAR_100
+        return self.dataset != "cifar10" or data.name not in (STAND_IN, CIFAR_100)
+
+    def network(self, num_classes: int = 10) -> Net:
+        """The untrained network, its weights drawn from the seed; torch's random state stays as it was.
+
+        num_classes: of the data set, unless the recipe's options of the network say another number.
+        """
+        options: dict[str, Any] = {"num_classes": num_classes} | self.recipe.net
         with random_states_kept(torch.device("cpu")):
             torch.manual_seed(self.seed % 2**64)
-            return Net(self.norm, self.conv, **self.recipe.net)
+            return Net(self.norm, self.conv, **options)
 
 
 def _label(recipe: str, norm: str, conv: str) -> str:
@@ -185,9 +214,9 @@ def _run(experiment: Experiment, out: Path, data: Dataset, device: torch.device,
     """options: threads, resume and progress, as for `run`."""
     train_loader, evaluation = experiment.loaders(data, device)
     dtype = getattr(torch, experiment.dtype) if experiment.dtype else None
-    net = experiment.network()
+    net = experiment.network(len(data.classes) or 10)
     height, width = data.train_images.shape[2:]
-    net.preprocessing = PREPROCESSING._replace(size=height) if height == width else None
+    net.preprocessing = Preprocessing(height, data.mean, data.std) if height == width else None
     net.classes = data.classes
     _rehearse(net, out, experiment.stem)
     if experiment.teacher is not None:

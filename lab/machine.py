@@ -120,6 +120,19 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: free bytes to keep at the end of the heap
 
 
+def available_memory() -> int | None:
+    """The bytes of memory that programs can still get; None if the system does not say."""
+    try:
+        with open("/proc/meminfo") as lines:
+            return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # such as on Windows
+        return None
+
+
 def clocked(work: Callable[[], object], device: torch.device) -> float:
     """Seconds that one call of `work` takes on `device`."""
     synchronize(device)

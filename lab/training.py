@@ -322,7 +322,7 @@ def distilled(
         raise ValueError(f"loader: expected a Loader of this project, not {type(loader).__name__}")
     check_type("teacher", teacher, nn.Module, "a torch.nn.Module")
     temperature = as_number("temperature", temperature, 0, above=True)
-    plain = Loader(loader.images, loader.labels, batch_size=500)
+    plain = Loader(loader.images, loader.labels, batch_size=500, mean=loader.mean, std=loader.std)
     dtype = number_format(_device_of(teacher, device), dtype)
     logits, _ = evaluate(teacher, plain, flips=True, device=device, dtype=dtype)
     if not logits.isfinite().all():

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.data import FOLDER, Dataset, stand_in
+from lab.data import Dataset, stand_in
+from lab.download import FOLDER
 
 HERE = Path(__file__).resolve().parent.parent
 

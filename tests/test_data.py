@@ -9,28 +9,33 @@ import os
 import pickle
 import re
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_cifar100
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 from global_state import unchanged
-from tiny_cifar10 import CONTENTS, HOSTILE, expect, unprivileged, write
+from tiny_cifar10 import CONTENTS, FILES, HOSTILE, expect, unprivileged, write
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader
+from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.transforms import InterpolationMode
 
 import lab.data
+import lab.download
 from lab.data import (
-    FOLDER,
     MEAN,
     STAND_IN,
     STD,
     Augment,
     Dataset,
+    ImageDataset,
     Loader,
     augmented,
     cifar10_loaders,
@@ -40,23 +45,25 @@ from lab.data import (
     load_dataset,
     loaders_from,
     normalize,
+    pooled_statistics,
     seed_bits,
     split,
     stand_in,
     tensor_digest,
 )
-from lab.download import FILES, DownloadFailed
+from lab.download import FOLDER, DownloadFailed
 
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch, tmp_path):
-    """No network, no CIFAR10_ROOT, and a working folder without data."""
+    """No network, no CIFAR10_ROOT or CIFAR100_ROOT, and a working folder without data."""
 
-    def refused(place):
+    def refused(place, source):
         raise DownloadFailed(f"It could not be downloaded to {place}: no network in the tests")
 
     monkeypatch.setattr(lab.data, "download", refused)
-    monkeypatch.delenv("CIFAR10_ROOT", raising=False)
+    for name in ("CIFAR10_ROOT", "CIFAR100_ROOT"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 
 
@@ -188,7 +195,7 @@ def test_cifar10_has_its_classes_evenly(real):
 
 @pytest.mark.real_data
 def test_channels_rows_and_columns_are_those_of_torchvision(real, cifar10_root):
-    pixels, label = lab.data.CIFAR10(cifar10_root, train=False)[123]
+    pixels, label = CIFAR10(cifar10_root, train=False)[123]
     image = TF.pil_to_tensor(pixels)
     assert torch.equal(real.test_images[123], image)
     assert real.test_labels[123] == label
@@ -234,13 +241,28 @@ def test_auto_falls_back_with_a_banner_and_a_name_that_says_so(quick_stand_in):
 
 
 def test_the_stand_in_is_returned_without_a_search_or_a_warning(quick_stand_in, monkeypatch):
-    monkeypatch.setattr(lab.data, "FILES", None)
+    monkeypatch.setattr(lab.data, "SOURCES", None)
     monkeypatch.setattr(lab.data, "download", None)
     assert load_dataset("stand-in") is quick_stand_in
 
 
+@pytest.mark.parametrize(
+    "dataset", ["", "CIFAR10", "cifar-100", "folder", "Folder:x", "/x", None, 10, ["auto"]]
+)
+def test_what_is_no_dataset_is_an_error_with_the_choices(dataset):
+    with pytest.raises(ValueError, match=r"unknown dataset .*'cifar100', 'stand-in', or 'folder:PATH'"):
+        load_dataset(dataset)
+
+
+def test_a_folder_without_a_path_is_an_error():
+    with pytest.raises(ValueError, match="dataset='folder:' lacks the path of a folder"):
+        load_dataset("folder:")
+
+
 def test_an_unknown_dataset_is_an_error_with_the_choices():
-    with pytest.raises(ValueError, match="'mnist'; choose one of 'auto', 'cifar10', 'stand-in'"):
+    with pytest.raises(
+        ValueError, match="'mnist'; choose one of 'auto', 'cifar10', 'cifar100', 'stand-in', or"
+    ):
         load_dataset("mnist")
 
 
@@ -274,8 +296,10 @@ def test_the_argument_comes_before_the_environment_before_data(monkeypatch, tmp_
     for place in present:
         write(tmp_path / place)
     read, asked = lab.data.read_checked, []
-    monkeypatch.setattr(lab.data, "read_checked", lambda path, md5: asked.append(path) or read(path, md5))
-    monkeypatch.setattr(lab.data, "download", lambda place: asked.append(place) or write(place))
+    monkeypatch.setattr(
+        lab.data, "read_checked", lambda path, source: asked.append(path) or read(path, source)
+    )
+    monkeypatch.setattr(lab.data, "download", lambda place, _: asked.append(place) or write(place))
     monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path / "environment"))
     data = load_dataset("cifar10", tmp_path / "argument")
     assert (data.name, data.classes) == ("CIFAR-10", CLASSES)
@@ -287,7 +311,7 @@ def test_the_argument_comes_before_the_environment_before_data(monkeypatch, tmp_
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize(("environment", "expected"), [("environment", "environment"), (None, "data")])
 def test_without_any_data_it_is_downloaded_to_the_first_place(monkeypatch, tmp_path, environment, expected):
-    monkeypatch.setattr(lab.data, "download", write)
+    monkeypatch.setattr(lab.data, "download", lambda place, _: write(place))
     if environment:
         monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path / environment))
     assert load_dataset("cifar10").test_labels.tolist() == [5, 6]
@@ -475,6 +499,116 @@ def test_a_place_without_data_does_not_end_the_search(tmp_path):
         assert load_dataset("cifar10", root).test_labels.tolist() == [5, 6]
 
 
+# ---- CIFAR-100, on a data set of 8 images ------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny100(monkeypatch):
+    """The data set of tests/tiny_cifar100.py in CIFAR-100's place."""
+    tiny_cifar100.expect(monkeypatch)
+
+
+@pytest.mark.usefixtures("tiny100")
+def test_cifar100_is_read_as_torchvision_reads_it(monkeypatch, tmp_path):
+    tiny_cifar100.write(tmp_path)
+    data = load_dataset("cifar100", tmp_path)
+    known = lab.download.SOURCES["cifar100"]
+    monkeypatch.setattr(CIFAR100, "train_list", [*map(list, known.train.items())])
+    monkeypatch.setattr(CIFAR100, "test_list", [*map(list, known.test.items())])
+    monkeypatch.setattr(CIFAR100, "meta", CIFAR100.meta | {"md5": known.meta["meta"]})
+    for train, images, labels in (
+        (True, data.train_images, data.train_labels),
+        (False, data.test_images, data.test_labels),
+    ):
+        theirs = CIFAR100(tmp_path, train)
+        assert labels.tolist() == theirs.targets
+        assert torch.equal(images, torch.from_numpy(theirs.data).permute(0, 3, 1, 2))
+        assert data.classes == tuple(theirs.classes) == tuple(tiny_cifar100.FINE)
+    assert (data.name, data.train_images.dtype, data.train_labels.dtype) == (
+        "CIFAR-100",
+        torch.uint8,
+        torch.int64,
+    )
+
+
+@pytest.mark.usefixtures("tiny100")
+def test_cifar100_is_normalized_by_the_statistics_of_its_own_training_images(tmp_path):
+    tiny_cifar100.write(tmp_path)
+    data = load_dataset("cifar100", tmp_path)
+    shares = tiny_cifar100.pixels("train") / 255
+    assert data.mean == pytest.approx(shares.mean((0, 2, 3)), abs=6e-5)
+    assert data.std == pytest.approx(shares.std((0, 2, 3)), abs=6e-5)
+    assert data.mean != MEAN
+
+
+def test_cifar100_s_files_are_those_of_torchvision():
+    known = lab.download.SOURCES["cifar100"]
+    assert known.files == {
+        "train": "16019d7e3df5f24257cddd939b257f8d",
+        "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+        "meta": "7973b15100ade9c7d40fb424638fde48",
+    }
+    assert (known.folder, known.archive_md5) == ("cifar-100-python", "eb9058c3a382ffc7106e4002c42a8d85")
+    assert known.urls[0] == "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
+    assert all(url.startswith("https://") for url in known.urls)
+
+
+@pytest.mark.usefixtures("tiny", "tiny100")
+@pytest.mark.parametrize(
+    ("present", "expected"),
+    [(("argument", "environment", "data"), "argument"), (("environment", "data"), "environment"), ((), None)],
+)
+def test_cifar100_is_looked_for_in_its_own_places_beside_cifar10(monkeypatch, tmp_path, present, expected):
+    for place in (*present, "elsewhere"):
+        tiny_cifar100.write(tmp_path / place)
+    for place in ("argument", "environment"):
+        write(tmp_path / place)
+    read, asked = lab.data.read_checked, []
+    monkeypatch.setattr(
+        lab.data, "read_checked", lambda path, source: asked.append(path) or read(path, source)
+    )
+    fetched = []
+    monkeypatch.setattr(
+        lab.data, "download", lambda place, source: fetched.append(source.name) or tiny_cifar100.write(place)
+    )
+    monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("CIFAR100_ROOT", str(tmp_path / "environment"))
+    data = load_dataset("cifar100", tmp_path / "argument")
+    assert data.test_labels.tolist() == [3, 98, 42]
+    folder = tmp_path / (expected or "argument") / "cifar-100-python"
+    assert asked == [folder / name for name in ("train", "test", "meta")]
+    assert fetched == ([] if expected else ["CIFAR-100"])
+    assert load_dataset("cifar10", tmp_path / "argument").test_labels.tolist() == [5, 6]
+
+
+@pytest.mark.usefixtures("tiny100", "quick_stand_in")
+def test_cifar100_does_not_fall_back_and_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("CIFAR100_ROOT", str(tmp_path / "from_environment"))
+    with pytest.raises(FileNotFoundError, match=r"^CIFAR-100 was not found") as error:
+        load_dataset("cifar100", tmp_path / "from_argument")
+    message = str(error.value)
+    for place in (tmp_path / "from_argument", tmp_path / "from_environment", Path("data")):
+        assert str(place / "cifar-100-python") in message
+    for word in ("root=", "CIFAR100_ROOT", "CIFAR100_URL", "train, test and meta", "no network"):
+        assert word in message
+    assert "CIFAR-10 " not in message
+    assert "CIFAR10_" not in message
+
+
+@pytest.mark.usefixtures("tiny100")
+@pytest.mark.parametrize("name", ["train", "test", "meta"])
+@pytest.mark.parametrize(("damage", "reason"), DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_file_of_cifar100_is_named_and_nothing_is_changed(name, damage, reason, tmp_path):
+    folder = tiny_cifar100.write(tmp_path / "mine")
+    damage(folder / name)
+    before = snapshot(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"^CIFAR-100 was found, but damaged") as error:
+        load_dataset("cifar100", tmp_path / "mine")
+    assert re.search(f"  {re.escape(str(folder / name))} {reason}", str(error.value))
+    assert "CIFAR100_ROOT" in str(error.value)
+    assert snapshot(tmp_path) == before
+
+
 # ---- The stand-in ----------------------------------------------------------------------------------
 
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -617,6 +751,39 @@ def test_the_default_device_changes_no_image(small):
         again = stand_in(20, 10).train_images
     assert all(map(torch.equal, map(torch.cat, zip(*found, strict=True)), expected))
     assert torch.equal(again, made)
+
+
+OTHER = (0.5, 0.25, 0.125), (0.25, 0.125, 0.0625)  # mean and deviation of another data set
+
+
+def test_the_statistics_of_another_data_set_normalize_as_torchvision_does():
+    images = noise(4)
+    expected = TF.normalize(images.double() / 255, *OTHER)
+    found = normalize(images, *OTHER)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(normalize(images[0], *OTHER), found[0])
+    torch.testing.assert_close(denormalize(found, *OTHER), images / 255)
+    assert not torch.equal(normalize(images), found)
+
+
+def test_pooled_statistics_are_those_of_all_pixels():
+    images = noise(6_000, size=4) // torch.tensor([1, 2, 5]).view(3, 1, 1)
+    shares = images.to(torch.uint8).double() / 255
+    mean, std = pooled_statistics(images.to(torch.uint8))
+    assert list(mean) == [round(value, 4) for value in shares.mean((0, 2, 3)).tolist()]
+    assert list(std) == [round(value, 4) for value in shares.std((0, 2, 3), correction=0).tolist()]
+
+
+def test_the_deviation_of_one_colour_can_still_divide():
+    images = torch.full((3, 3, 8, 8), 51, dtype=torch.uint8)
+    assert pooled_statistics(images) == ((0.2,) * 3, (0.0039,) * 3)
+    assert normalize(images, *pooled_statistics(images)).abs().max() < 1e-4
+
+
+@pytest.mark.real_data
+def test_cifar10_s_pooled_statistics_are_the_constants(real):
+    assert pooled_statistics(real.train_images) == (MEAN, STD)
+    assert (real.mean, real.std) == (MEAN, STD)
 
 
 # ---- Augmentation ----------------------------------------------------------------------------------
@@ -913,6 +1080,22 @@ def test_an_augmentation_keeps_plain_numbers():
     assert [type(value) for value in values] == [bool, int, float, float, int, int]
 
 
+@pytest.mark.parametrize(
+    "augment", [Augment.none(), Augment(), Augment(rotate=10, scale=0.1), Augment.course()]
+)
+def test_other_statistics_change_the_normalization_of_augmented_images_and_nothing_else(augment):
+    ours = augmented(noise(20), augment, generator(3))
+    theirs = augmented(noise(20), augment, generator(3), mean=OTHER[0], std=OTHER[1])
+    filled = (ours == 0).all(1, keepdim=True) & (theirs == 0).all(1, keepdim=True)  # cut out: the mean
+    pixels, same = (ours * value(STD) + value(MEAN)), (theirs * value(OTHER[1]) + value(OTHER[0]))
+    torch.testing.assert_close(pixels.where(~filled, 0), same.where(~filled, 0), rtol=0, atol=1e-5)
+    assert filled.any() == bool(augment.cutout)
+
+
+def value(channels) -> Tensor:  # (3, 1, 1)
+    return torch.tensor(channels).view(3, 1, 1)
+
+
 # ---- Splits ----------------------------------------------------------------------------------------
 
 UNEVEN = torch.tensor([0] * 600 + [1] * 300 + [2] * 90 + [3] * 10)[
@@ -1167,6 +1350,35 @@ def test_a_held_out_part_of_cifar10_has_every_class_alike(real):
     assert real.train_labels[kept].bincount().tolist() == [4_500] * 10
 
 
+def test_a_loader_normalizes_by_the_statistics_of_its_data_set(small):
+    data = replace(small, mean=OTHER[0], std=OTHER[1])
+    for loader, images in zip(
+        loaders_from(data, 100, augment=False, device="cpu"),
+        (data.train_images, data.test_images),
+        strict=True,
+    ):
+        assert (loader.mean, loader.std) == OTHER
+        loader.shuffle = False
+        assert torch.equal(batches(loader)[0], normalize(images, *OTHER))
+        assert torch.equal(loader.dataset[7][0], normalize(images[7], *OTHER))
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"mean": (0.5, 0.5)}, "must be three numbers, one for each channel"),
+        ({"std": 0.5}, "std=0.5 must be three numbers, one for each channel"),
+        ({"std": (0.5, 0.0, 0.5)}, "std=0.0 must be a number from 0 to 1, above 0"),
+        ({"mean": (0.5, 125, 0.5)}, "mean=125 must be a number from 0 to 1"),
+        ({"mean": (0.5, float("nan"), 0.5)}, "mean=nan must be a number from 0 to 1"),
+    ],
+)
+def test_statistics_that_are_none_are_refused(fields, told):
+    for make in (partial(Loader, batch_size=2), ImageDataset):
+        with pytest.raises(ValueError, match=re.escape(told)):
+            make(noise(2), torch.arange(2), **fields)
+
+
 # ---- The images one by one -------------------------------------------------------------------------
 
 
@@ -1324,6 +1536,17 @@ def test_describing_a_loader_changes_none_of_its_batches(small):
         assert len(described.dataset) == 200
         assert all(map(torch.equal, batches(described), batches(plain)))
     assert (described.epoch, described.seed) == (2, 0)
+
+
+def test_a_description_has_statistics_only_if_they_are_not_cifar10_s(small):
+    loader = of(small)
+    assert not {"mean", "std"} & loader.describe().keys()
+    other = loaders_from(replace(small, mean=OTHER[0], std=OTHER[1]), 64, limit=200, device="cpu")[
+        0
+    ].describe()
+    assert (other.pop("mean"), other.pop("std")) == ([*OTHER[0]], [*OTHER[1]])
+    assert other == loaders_from(small, 64, limit=200, device="cpu")[0].describe()
+    assert json.loads(json.dumps(other)) == other
 
 
 # ---- Global state ----------------------------------------------------------------------------------

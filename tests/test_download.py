@@ -15,18 +15,37 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny_cifar100
 from global_state import unchanged
-from tiny_cifar10 import ARCHIVE, CONTENTS, HOSTILE, expect, members, packed, regular, serving, unprivileged
+from tiny_cifar10 import (
+    ARCHIVE,
+    CONTENTS,
+    HOSTILE,
+    change,
+    expect,
+    members,
+    packed,
+    regular,
+    serving,
+    unprivileged,
+)
 
 import lab.data
 import lab.download
-from lab.data import FOLDER, STAND_IN, load_dataset
-from lab.download import LOCK, DownloadFailed, download
+from lab.data import STAND_IN, load_dataset
+from lab.download import FOLDER, SOURCES, DownloadFailed, download
 
 HERE = Path(__file__).resolve().parent
-URLS = lab.download.URLS  # the tests replace them
+URLS, LOCK, UNPACKED = SOURCES["cifar10"].urls, SOURCES["cifar10"].lock, SOURCES["cifar10"].unpacked
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-SETTINGS = ("CIFAR10_ROOT", "CIFAR10_URL", *PROXIES, *(name.upper() for name in PROXIES))
+SETTINGS = (
+    "CIFAR10_ROOT",
+    "CIFAR10_URL",
+    "CIFAR100_ROOT",
+    "CIFAR100_URL",
+    *PROXIES,
+    *(name.upper() for name in PROXIES),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +57,10 @@ def tiny(monkeypatch, tmp_path, small):
     for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
+
+
+def fetch(place: Path) -> None:
+    download(place, SOURCES["cifar10"])
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -229,10 +252,10 @@ def test_a_server_that_does_anything_else_is_an_error_that_says_what_and_the_nex
     if reason == SLOW:
         monkeypatch.setattr(lab.download, "SPEED_WINDOW", 0.15)
     with serving(behave) as bad, serving(GOOD["with its length"]) as good, unchanged():
-        monkeypatch.setattr(lab.download, "URLS", (bad,))
+        change(monkeypatch, urls=(bad,))
         assert_it_fails_clearly(tmp_path / "place", bad, reason)
-        monkeypatch.setattr(lab.download, "URLS", (bad, good))
-        download(tmp_path / "place")
+        change(monkeypatch, urls=(bad, good))
+        fetch(tmp_path / "place")
     assert_whole(tmp_path / "place")
 
 
@@ -246,14 +269,14 @@ def test_an_address_that_leads_nowhere_is_an_error_that_says_why(url, reason, mo
         return found(host, *arguments, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    monkeypatch.setattr(lab.download, "URLS", (url,))
+    change(monkeypatch, urls=(url,))
     assert_it_fails_clearly(tmp_path / "place", url, reason)
 
 
 def test_https_to_a_server_without_it_is_an_error_that_says_so(monkeypatch, tmp_path):
     with serving(says(head() + ARCHIVE)) as url:
         url = url.replace("http:", "https:")
-        monkeypatch.setattr(lab.download, "URLS", (url,))
+        change(monkeypatch, urls=(url,))
         assert_it_fails_clearly(tmp_path / "place", url, "SSL")
 
 
@@ -265,10 +288,10 @@ def test_every_address_is_tried_in_order_and_every_failure_told(monkeypatch, tmp
         connection.sendall(head(0, f"50{len(asked)} Broken"))
 
     with serving(refuse) as url:
-        monkeypatch.setattr(lab.download, "URLS", (f"{url}/official", f"{url}/mirror"))
+        change(monkeypatch, urls=(f"{url}/official", f"{url}/mirror"))
         monkeypatch.setenv("CIFAR10_URL", f"{url}/mine {url}/other")
         with pytest.raises(DownloadFailed) as error:
-            download(tmp_path)
+            fetch(tmp_path)
     assert asked == ["/mine", "/other", "/official", "/mirror"]
     reasons = [f"  {url}{path}: answered 50{number} Broken" for number, path in enumerate(asked, 1)]
     assert str(error.value).splitlines()[1:] == reasons
@@ -282,7 +305,7 @@ def test_the_official_address_comes_before_its_mirrors():
 
 def test_auto_warns_with_what_happened_and_returns_the_stand_in(monkeypatch, tmp_path):
     with serving(BAD["cut off in a chunk"][0]) as url:
-        monkeypatch.setattr(lab.download, "URLS", (url,))
+        change(monkeypatch, urls=(url,))
         with pytest.warns(UserWarning, match="THIS IS NOT CIFAR-10") as warned:
             assert load_dataset("auto", tmp_path).name == STAND_IN
     assert f"{url}: sent no valid HTTP, or was cut off" in str(warned[0].message)
@@ -298,16 +321,16 @@ def test_a_proxy_of_the_environment_is_used(monkeypatch, tmp_path):
 
     with serving(proxy) as url:
         monkeypatch.setenv("http_proxy", url)
-        monkeypatch.setattr(lab.download, "URLS", ("http://nowhere.invalid/x",))
-        download(tmp_path)
+        change(monkeypatch, urls=("http://nowhere.invalid/x",))
+        fetch(tmp_path)
     assert asked == ["http://nowhere.invalid/x"]
     assert_whole(tmp_path)
 
 
 def test_a_bar_on_stderr_shows_host_and_size(monkeypatch, tmp_path, capsys):
     with serving(says(head() + ARCHIVE)) as url:
-        monkeypatch.setattr(lab.download, "URLS", (url,))
-        download(tmp_path)
+        change(monkeypatch, urls=(url,))
+        fetch(tmp_path)
     out, err = capsys.readouterr()
     assert out == ""
     assert "127.0.0.1" in err
@@ -316,10 +339,32 @@ def test_a_bar_on_stderr_shows_host_and_size(monkeypatch, tmp_path, capsys):
 
 def test_it_works_without_stderr(monkeypatch, tmp_path):
     with serving(says(head() + ARCHIVE)) as url:
-        monkeypatch.setattr(lab.download, "URLS", (url,))
+        change(monkeypatch, urls=(url,))
         monkeypatch.setattr(sys, "stderr", None)
-        download(tmp_path)
+        fetch(tmp_path)
     assert_whole(tmp_path)
+
+
+def test_cifar100_is_downloaded_by_the_same_means(monkeypatch, tmp_path, capsys):
+    archive, asked = tiny_cifar100.ARCHIVE, []
+
+    def behave(connection, path):
+        asked.append(path)
+        content = archive if path == "/mine" else archive[:-1] + b"x"
+        connection.sendall(head(len(archive)) + content)
+
+    with serving(behave) as url:
+        tiny_cifar100.expect(monkeypatch, f"{url}/official")
+        with pytest.raises(FileNotFoundError, match=f"{url}/official: sent a file with the MD5") as error:
+            load_dataset("cifar100", tmp_path)
+        assert "CIFAR100_URL to another address of its archive\n" in str(error.value)
+        assert os.listdir(tmp_path) == [".cifar-100-download.lock"]
+        monkeypatch.setenv("CIFAR100_URL", f"{url}/mine")
+        data = load_dataset("cifar100", tmp_path)
+    assert asked == ["/official", "/mine"]
+    assert (data.name, data.test_labels.tolist()) == ("CIFAR-100", [3, 98, 42])
+    assert files_in(tmp_path / "cifar-100-python") == tiny_cifar100.CONTENTS
+    assert sorted(os.listdir(tmp_path)) == [".cifar-100-download.lock", "cifar-100-python"]
 
 
 # ---- Archives --------------------------------------------------------------------------------------
@@ -380,7 +425,7 @@ def test_a_hostile_or_damaged_archive_is_refused_even_if_it_has_the_right_md5(
 ):
     expect(monkeypatch, archive)
     with serving(says(head(len(archive)) + archive)) as url:
-        monkeypatch.setattr(lab.download, "URLS", (url,))
+        change(monkeypatch, urls=(url,))
         assert_it_fails_clearly(tmp_path / "place", url, f"its archive {reason}")
     assert [path.name for path in tmp_path.iterdir()] == ["place"]
 
@@ -392,8 +437,8 @@ def test_only_the_files_of_the_data_set_are_unpacked(monkeypatch, tmp_path):
     archive = packed([*extra, *members()])
     expect(monkeypatch, archive)
     with serving(says(head(len(archive)) + archive)) as url:
-        monkeypatch.setattr(lab.download, "URLS", (url,))
-        download(tmp_path / "place")
+        change(monkeypatch, urls=(url,))
+        fetch(tmp_path / "place")
     assert_whole(tmp_path / "place")
     assert [path.name for path in tmp_path.iterdir()] == ["place"]
 
@@ -401,7 +446,7 @@ def test_only_the_files_of_the_data_set_are_unpacked(monkeypatch, tmp_path):
 def test_an_archive_with_another_md5_is_never_opened(monkeypatch, tmp_path):
     monkeypatch.setattr(tarfile, "open", None)
     with serving(says(head() + ARCHIVE[:-1] + b"x")) as url:
-        monkeypatch.setattr(lab.download, "URLS", (url,))
+        change(monkeypatch, urls=(url,))
         assert_it_fails_clearly(tmp_path / "place", url, "sent a file with the MD5")
 
 
@@ -446,7 +491,7 @@ def test_a_full_disk_is_an_error_that_says_what_is_needed_and_nothing_is_left(wh
         connection.sendall(head() + ARCHIVE)
 
     with serving(behave) as url:
-        monkeypatch.setattr(lab.download, "URLS", (url, url))
+        change(monkeypatch, urls=(url, url))
         with pytest.raises(FileNotFoundError, match="No space left on device") as error:
             load_dataset("cifar10", tmp_path / "place")
     assert "The download needs 360 MB there. Nothing of it is left." in str(error.value)
@@ -456,8 +501,8 @@ def test_a_full_disk_is_an_error_that_says_what_is_needed_and_nothing_is_left(wh
 
 def test_files_and_folder_get_the_usual_permissions(monkeypatch, tmp_path):
     with serving(says(head() + ARCHIVE)) as url:
-        monkeypatch.setattr(lab.download, "URLS", (url,))
-        download(tmp_path / "place")
+        change(monkeypatch, urls=(url,))
+        fetch(tmp_path / "place")
     usual = tmp_path / "usual"
     usual.mkdir()
     (usual / "file").touch()
@@ -469,7 +514,7 @@ def test_files_and_folder_get_the_usual_permissions(monkeypatch, tmp_path):
 def test_a_folder_that_is_there_is_not_touched(monkeypatch, tmp_path):
     (tmp_path / FOLDER).mkdir()
     monkeypatch.setattr(lab.download, "_transfer", None)
-    download(tmp_path)
+    fetch(tmp_path)
     assert list((tmp_path / FOLDER).iterdir()) == []
 
 
@@ -574,9 +619,9 @@ def test_a_download_that_was_killed_is_done_again_and_its_remains_are_cleared(nu
         assert server.halfway.wait(60)
         os.kill(process, signal.SIGKILL)
         server.go.set()
-        assert left_in(tmp_path) == [lab.download.UNPACKED]
-        assert left_in(tmp_path / lab.download.UNPACKED) == []
-        (tmp_path / lab.download.UNPACKED / "test_batch").write_bytes(b"of a process killed while unpacking")
+        assert left_in(tmp_path) == [UNPACKED]
+        assert left_in(tmp_path / UNPACKED) == []
+        (tmp_path / UNPACKED / "test_batch").write_bytes(b"of a process killed while unpacking")
         monkeypatch.setenv("CIFAR10_URL", url)
         assert load_dataset("cifar10", tmp_path).test_labels.tolist() == [5, 6]
     assert server.count == 2
@@ -588,21 +633,21 @@ def test_a_download_that_is_interrupted_leaves_nothing(monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     with serving(says(head() + ARCHIVE)) as url:
-        monkeypatch.setattr(lab.download, "URLS", (url,))
+        change(monkeypatch, urls=(url,))
         with monkeypatch.context() as patch:
             patch.setattr(lab.download, "_unpack", interrupt)
             with pytest.raises(KeyboardInterrupt):
-                download(tmp_path)
+                fetch(tmp_path)
         assert left_in(tmp_path) == []
-        download(tmp_path)
+        fetch(tmp_path)
     assert_whole(tmp_path)
 
 
 def test_a_process_that_waits_says_so_and_finds_what_the_other_one_fetched(monkeypatch, tmp_path, capsys):
     server = Halting()
     with serving(server) as url:
-        monkeypatch.setattr(lab.download, "URLS", (url,))
-        threads = [threading.Thread(target=download, args=(tmp_path,)) for _ in range(2)]
+        change(monkeypatch, urls=(url,))
+        threads = [threading.Thread(target=fetch, args=(tmp_path,)) for _ in range(2)]
         for thread in threads:
             thread.start()
         assert server.halfway.wait(60)

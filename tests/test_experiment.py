@@ -1,20 +1,23 @@
 """lab/experiment.py: what an experiment is called, what it trains, what it leaves, and its teacher."""
 
 import dataclasses
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import lab.experiment
-from lab.data import STAND_IN, Dataset, split, stand_in
+from lab.data import STAND_IN, Dataset, load_dataset, pooled_statistics, split, stand_in
 from lab.experiment import ABLATIONS, PREPROCESSING, Experiment, ablations, run
 from lab.recipes import RECIPES, Recipe
-from lab.records import History
+from lab.records import History, describe_network
 from lab.training import Diverged, distilled, evaluate, fit
 from model import Net
 
+HERE = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
 QUIET = {"device": "cpu", "progress": False}
 SHORT = Recipe(epochs=1, batch_size=64, net={"width": 0.25})
@@ -214,6 +217,94 @@ def test_an_error_after_an_epoch_loses_nothing_of_the_run(small, tmp_path):
     straight, _ = run(longer, tmp_path / "straight", data=small, **QUIET)
     assert all(map(torch.equal, net.state_dict().values(), straight.state_dict().values()))
     assert history.epochs == 3
+
+
+# ---- Other data sets -------------------------------------------------------------------------------
+
+
+def three_classes() -> Dataset:
+    """Three of the stand-in's classes, as if they came from a folder called patterns."""
+    data = stand_in(300, 90)
+    parts = []
+    for images, labels in ((data.train_images, data.train_labels), (data.test_images, data.test_labels)):
+        parts += [images[labels < 3], labels[labels < 3]]
+    return Dataset("folder patterns", ("a", "b", "c"), *parts, *pooled_statistics(parts[0]))
+
+
+def test_names_say_the_data_set_unless_it_is_cifar10_or_stands_in_for_it():
+    names = {
+        dataset: an_experiment(dataset=dataset, limit=None, validation=5).stem
+        for dataset in ("auto", "cifar10", "stand-in", "cifar100", "folder:my data/Some Flowers/")
+    }
+    assert names == {
+        "auto": "mine-held-out-5-seed0",
+        "cifar10": "mine-held-out-5-seed0",
+        "stand-in": "mine-held-out-5-seed0",
+        "cifar100": "mine-cifar100-held-out-5-seed0",
+        "folder:my data/Some Flowers/": "mine-Some-Flowers-held-out-5-seed0",
+    }
+
+
+def test_a_network_for_other_classes_has_an_output_for_each_and_predicts_as_it_was_tested(tmp_path):
+    data = three_classes()
+    experiment = an_experiment(dataset="folder:patterns", limit=None)
+    net, history = run(experiment, tmp_path, data=data, **QUIET)
+    assert net.config["num_classes"] == 3
+    assert (history.dataset, history.name) == ("folder patterns", "mine-patterns")
+    again = Net.load(tmp_path / "mine-patterns-seed0.pt")
+    assert (again.classes, again.preprocessing) == (("a", "b", "c"), (32, data.mean, data.std))
+    predicted = [again.classes.index(each.label) for each in again.predict(data.test_images)]
+    right = (torch.tensor(predicted) == data.test_labels).double().mean().item()
+    assert right == pytest.approx(history.test_accuracy[-1], abs=0.02)
+    assert History.load(tmp_path / "mine-patterns-seed0.json").data["train"]["std"] == [*data.std]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        by_hand = Net("batch", "mixed", width=0.25, num_classes=3)
+    assert all(map(torch.equal, experiment.network(3).state_dict().values(), by_hand.state_dict().values()))
+
+
+def test_a_teacher_of_other_classes_is_trained_on_them(tmp_path):
+    data = three_classes()
+    run(an_experiment(dataset="folder:patterns", recipe=TAUGHT, limit=None), tmp_path, data=data, **QUIET)
+    (stem,) = teacher_files(tmp_path)
+    assert stem == "teacher-1-epochs-batch-mixed-patterns-seed0"
+    teacher = Net.load(tmp_path / f"{stem}.pt")
+    assert teacher.config["num_classes"] == 3
+    assert teacher.preprocessing.std == data.std
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        ("cifar10", STAND_IN),
+        ("cifar10", "CIFAR-100"),
+        ("cifar100", "CIFAR-10"),
+        ("cifar100", STAND_IN),
+        ("folder:photos", "CIFAR-10"),
+        ("folder:photos", "folder pictures"),
+    ],
+)
+def test_another_data_set_than_the_one_asked_for_is_refused(small, tmp_path, dataset, name):
+    with pytest.raises(
+        ValueError, match=rf"asks for dataset='{dataset}', and the data set is {re.escape(name)}"
+    ):
+        run(an_experiment(dataset=dataset), tmp_path, data=replace(small, name=name), **QUIET)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.real_data
+def test_an_experiment_on_cifar10_is_what_the_records_say_that_are_older_than_the_other_data_sets(
+    cifar10_root,
+):
+    published = History.load(HERE / "results" / "ladder" / "minute-batch-mixed-seed1.json")
+    experiment = Experiment.named("minute", seed=1, dataset="cifar10")
+    data = load_dataset("cifar10", cifar10_root)
+    train_loader, test_loader = experiment.loaders(data, CPU)
+    assert (experiment.name, data.name) == (published.name, published.dataset)
+    assert {"train": train_loader.describe(), "test": test_loader.describe()} == published.data
+    found = describe_network(experiment.network(len(data.classes)))
+    for part in ("class", "config", "structure"):
+        assert found[part] == published.network[part]
 
 
 # ---- Teachers --------------------------------------------------------------------------------------

@@ -54,6 +54,9 @@ def history(epochs=3, dataset=DATASET, shift=0.0, part="test"):
     )
 
 
+RISING = [0.001, 0.01, 0.1, 1.0], [2.0, 1.5, 1.0, 9.0]  # a range test
+
+
 def pictures(count):  # uint8, pixels all different
     generator = torch.Generator().manual_seed(1)
     return torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=generator)
@@ -129,6 +132,7 @@ def all_figures():
             images, labels, torch.eye(3)[labels], CLASSES, **named
         ),
         "confusion": figures.plot_confusion(labels, logits.argmax(1), CLASSES, **named).figure,
+        "range test": figures.plot_range_test({"sgd": RISING}, **named).figure,
         "receptive field": figures.plot_receptive_field(gradient, 3, **named).figure,
         "comparison": figures.plot_comparison(comparison_rows(), **named),
         "benchmark": figures.plot_bench(bench_result()),
@@ -204,6 +208,10 @@ CALLS = {
         lambda: figures.plot_misclassified(*labelled(), torch.eye(3), CLASSES, dataset=DATASET),
     ),
     "plot_normalizations": (figures.plot_normalizations, lambda: figures.plot_normalizations("batch")),
+    "plot_range_test": (
+        lambda: figures.plot_range_test({"sgd": RISING}, {"sgd": 0.02}),
+        lambda: figures.plot_range_test({"sgd": RISING}, {"muon": 0.02}),
+    ),
     "plot_receptive_field": (
         lambda: figures.plot_receptive_field(torch.ones(4, 4), 3),
         lambda: figures.plot_receptive_field(torch.zeros(4, 4), 3),
@@ -585,6 +593,75 @@ def test_histories_that_do_not_fit_are_refused():
     short.test_loss = short.test_loss[:1]
     with pytest.raises(ValueError, match="'test_loss': 1"):
         figures.plot_curves({"a": short})
+
+
+# ---- Range tests -----------------------------------------------------------------------------------
+
+
+def test_a_range_test_holds_the_losses_by_rate_each_line_with_its_own_marker():
+    results = {"muon": ([0.01, 0.1, 1.0], [2.0, 1.0, 2.5]), "sgd": ([0.02, 0.2], [2.2, 2.1])}
+    ax = figures.plot_range_test(results)
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "linear")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("learning rate", "smoothed training loss [nats]")
+    assert [line.get_label() for line in ax.lines] == ["muon", "sgd"]
+    for line, (lrs, losses) in zip(ax.lines, results.values(), strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), lrs)
+        np.testing.assert_array_equal(line.get_ydata(), losses)
+    assert len({line.get_marker() for line in ax.lines}) == 2
+    assert {text.get_text() for text in ax.texts} == {"muon", "sgd"}
+    assert ax.get_legend() is None
+
+
+def test_the_chosen_rates_are_marked_on_their_lines():
+    ax = figures.plot_range_test({"sgd": RISING, "muon": RISING}, {"sgd": 0.01, "muon": 10**-1.5})
+    stars = [tuple(each.get_offsets()[0]) for each in ax.collections if len(each.get_offsets())]
+    assert stars == [pytest.approx((0.01, 1.5)), pytest.approx((10**-1.5, 1.25))]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["chosen rate"]
+    colours = [to_hex(each.get_facecolor()[0]) for each in ax.collections if len(each.get_offsets())]
+    assert colours == [to_hex(line.get_color()) for line in ax.lines]
+
+
+def test_a_line_ends_where_its_loss_has_grown_beyond_what_says_anything():
+    ax = figures.plot_range_test({"sgd": RISING, "flat": (RISING[0], [2.0] * 4)}, {"sgd": 0.9})
+    top = 1.3 * 2.0
+    assert ax.get_ylim()[1] == pytest.approx(top)
+    lrs, losses = ax.lines[0].get_data()
+    np.testing.assert_allclose(losses, [2.0, 1.5, 1.0, top])
+    np.testing.assert_allclose(
+        lrs, [0.001, 0.01, 0.1, 0.1 * 10 ** ((top - 1) / (9 - 1))]
+    )  # on a straight line
+    assert ax.collections[0].get_offsets()[0].tolist() == pytest.approx([0.9, top])
+    assert figures.plot_range_test({"sgd": ([0.1, 1], [1.0, 1.2])}).get_ylim()[1] < 1.3
+
+
+def test_a_range_test_is_drawn_into_the_axes_given():
+    figure, (_, right) = plt.subplots(1, 2)
+    assert figures.plot_range_test({"sgd": RISING}, ax=right) is right
+    assert plt.get_fignums() == [figure.number]
+
+
+@pytest.mark.parametrize(
+    ("results", "chosen", "told"),
+    [
+        ({}, None, r"results=\{\}: expected a dictionary"),
+        ([RISING], None, "expected a dictionary"),
+        (
+            {"sgd": ([0.1], [1.0, 2.0])},
+            None,
+            r"of shapes \(1,\) and \(2,\): expected two lists of one length",
+        ),
+        ({"sgd": ([], [])}, None, "of one length, at least 1"),
+        ({"sgd": ([0.0, 0.1], [1.0, 2.0])}, None, "rates that do not grow from above 0"),
+        ({"sgd": ([0.2, 0.1], [1.0, 2.0])}, None, "rates that do not grow from above 0"),
+        ({"sgd": ([0.1, 0.2], [1.0, float("nan")])}, None, "has NaN or infinite numbers"),
+        ({"sgd": RISING}, {"adam": 0.1}, "chosen has 'adam': expected names of lines, 'sgd'"),
+        ({"sgd": RISING}, {"sgd": 2.0}, r"chosen\['sgd'\]=2.0 must be a number from 0.001 to 1"),
+        ({"sgd": RISING}, {"sgd": "0.1"}, r"chosen\['sgd'\]='0.1' must be a number"),
+    ],
+)
+def test_range_tests_that_cannot_be_drawn_are_refused(results, chosen, told):
+    with pytest.raises(ValueError, match=told):
+        figures.plot_range_test(results, chosen)
 
 
 def test_labels_move_as_little_as_possible():

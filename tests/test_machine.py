@@ -13,6 +13,7 @@ from global_state import unchanged
 
 import lab.machine
 from lab.machine import (
+    available_memory,
     clocked,
     keep_freed_memory,
     machine,
@@ -188,3 +189,15 @@ CALLS = {
 def test_a_call_gives_its_result_and_leaves_global_state_alone(call):
     with unchanged():
         assert call()
+
+
+def test_the_memory_that_programs_can_get_is_what_the_system_says(monkeypatch, tmp_path):
+    said = tmp_path / "meminfo"
+    said.write_text("MemTotal:       16000000 kB\nMemFree:          200000 kB\nMemAvailable:    5000000 kB\n")
+    monkeypatch.setattr(lab.machine, "open", lambda path: said.open(), raising=False)
+    assert available_memory() == 5_120_000_000
+    said.unlink()
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}.__getitem__)
+    assert available_memory() == 4_096_000
+    monkeypatch.delattr(os, "sysconf")
+    assert available_memory() is None

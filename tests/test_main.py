@@ -93,7 +93,7 @@ def test_an_experiment_is_named_as_asked_in_its_files_and_its_record(capsys, tmp
     ],
 )
 def test_bad_input_is_an_error_line_and_status_2(capsys, tmp_path, monkeypatch, arguments, told):
-    def refuse(place):
+    def refuse(place, source):
         raise DownloadFailed("no network")
 
     monkeypatch.setattr("lab.data.download", refuse)
@@ -230,6 +230,57 @@ def test_evaluate_compares_the_classes_and_not_the_kind_of_their_sequence(capsys
     status, _, err = run(capsys, "evaluate", net.save(tmp_path / "net.pt"), "--dataset", "stand-in")
     assert status == 0
     assert "say nothing" not in err
+
+
+@pytest.fixture
+def patterns(tmp_path) -> Path:
+    """A folder of 30 PNGs in three classes, in train and test."""
+    data = stand_in(60, 30)
+    place = tmp_path / "patterns"
+    for part, images, labels in (
+        ("train", data.train_images, data.train_labels),
+        ("test", data.test_images, data.test_labels),
+    ):
+        for number in (labels < 3).nonzero().flatten().tolist():
+            path = place / part / "abc"[labels[number]] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images[number].permute(1, 2, 0).numpy()).save(path)
+    return place
+
+
+def test_a_folder_of_pictures_is_trained_on_evaluated_and_predicted(capsys, tmp_path, patterns):
+    out = tmp_path / "out"
+    dataset = ("--dataset", f"folder:{patterns}")
+    status, printed, _ = run(capsys, "train", *dataset, "--epochs", 1, "--out", out, "--dtype", "float32")
+    summary = json.loads(printed.splitlines()[-1])
+    assert status == 0
+    assert (summary["name"], summary["dataset"]) == ("default-batch-mixed-patterns", "folder patterns")
+    path = out / "default-batch-mixed-patterns-seed0.pt"
+    status, printed, err = run(capsys, "evaluate", path, *dataset)
+    assert (status, err) == (0, "")
+    assert json.loads(printed.splitlines()[-1])["test_accuracy"] == summary["test_accuracy"]
+    assert [line.split()[0] for line in printed.splitlines()[:4]] == ["a", "b", "c", "all"]
+    status, printed, _ = run(capsys, "predict", next(patterns.rglob("*.png")), "--name", path)
+    (found,) = json.loads(printed.splitlines()[-1])["pictures"]
+    assert sorted(each["label"] for each in found["predictions"]) == ["a", "b", "c"]
+
+
+def test_a_network_with_fewer_classes_than_the_data_set_is_not_evaluated_on_it(capsys, tmp_path, patterns):
+    net = Net(width=0.25, num_classes=2)
+    net.preprocessing, net.classes = PREPROCESSING, ("a", "b")
+    path = net.save(tmp_path / "net.pt")
+    status, out, err = run(capsys, "evaluate", path, "--dataset", f"folder:{patterns}")
+    assert (status, out) == (2, "")
+    assert err == f"error: {path} tells 2 classes apart, and folder patterns has 3\n"
+
+
+def test_an_unknown_data_set_or_folder_is_an_error_with_the_choices(capsys, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        train(capsys, tmp_path, "--dataset", "mnist")
+    assert stopped.value.code == 2
+    assert "unknown dataset 'mnist'; choose one of 'auto', 'cifar10', 'cifar100'" in capsys.readouterr().err
+    status, _, err = train(capsys, tmp_path, "--dataset", f"folder:{tmp_path / 'nowhere'}")
+    assert (status, err) == (2, f"error: {tmp_path / 'nowhere'} is missing: expected a folder of pictures\n")
 
 
 @pytest.fixture

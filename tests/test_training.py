@@ -243,6 +243,19 @@ def test_training_puts_the_mode_of_every_part_back(training):
     assert [module.training for module in net.modules()] == modes
 
 
+def test_a_teacher_sees_images_normalized_by_the_statistics_of_their_data_set():
+    mean, std = (0.5, 0.25, 0.125), (0.25, 0.125, 0.0625)
+    plain = uint8_loader()
+    loader = Loader(plain.images, plain.labels, batch_size=5, mean=mean, std=std)
+    teacher = small_net().eval()
+    images = normalize(plain.images, mean, std)
+    with torch.no_grad():
+        expected = ((teacher(images) + teacher(images.flip(-1))) / 2).softmax(1)
+    taught = distilled(loader, teacher, **EXACT)
+    torch.testing.assert_close(taught.labels, expected)
+    assert (taught.mean, taught.std) == (mean, std)
+
+
 # ---- An evaluation ---------------------------------------------------------------------------------
 
 

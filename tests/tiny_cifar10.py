@@ -11,14 +11,16 @@ import tarfile
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import lab.download
-from lab.download import FILES, FOLDER
+from lab.download import FOLDER, SOURCES
 
+FILES = [*SOURCES["cifar10"].files]
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
@@ -79,11 +81,24 @@ ARCHIVE = packed(members())
 
 def expect(patch: pytest.MonkeyPatch, archive: bytes = ARCHIVE) -> None:
     """Make lab.download expect this archive and these files instead of CIFAR-10's, from no address."""
-    for name, content in CONTENTS.items():
-        patch.setitem(FILES, name, hashlib.md5(content).hexdigest())
-    patch.setattr(lab.download, "ARCHIVE_MD5", hashlib.md5(archive).hexdigest())
-    patch.setattr(lab.download, "ARCHIVE_BYTES", len(archive))
-    patch.setattr(lab.download, "URLS", ())
+    change(
+        patch,
+        **{
+            part: {
+                name: hashlib.md5(CONTENTS[name]).hexdigest() for name in getattr(SOURCES["cifar10"], part)
+            }
+            for part in ("train", "test", "meta")
+        },
+        archive_md5=hashlib.md5(archive).hexdigest(),
+        archive_bytes=len(archive),
+        urls=(),
+    )
+    patch.setattr(lab.download, "MOST_SENT", 2 * len(archive))
+
+
+def change(patch: pytest.MonkeyPatch, **fields) -> None:
+    """Change what lab.download knows of CIFAR-10."""
+    patch.setitem(SOURCES, "cifar10", replace(SOURCES["cifar10"], **fields))
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from lab.figures.common import (
     save,
 )
 from lab.figures.comparison import plot_comparison
-from lab.figures.curves import plot_curves
+from lab.figures.curves import plot_curves, plot_range_test
 from lab.figures.errors import plot_confusion, plot_misclassified
 from lab.figures.images import plot_augmentations, plot_samples
 from lab.figures.receptive_field import plot_receptive_field
@@ -51,6 +51,7 @@ __all__ = [
     "plot_grid",
     "plot_misclassified",
     "plot_normalizations",
+    "plot_range_test",
     "plot_receptive_field",
     "plot_samples",
     "plot_techniques",

@@ -1,9 +1,9 @@
-"""Loss and accuracy by epoch."""
+"""Loss and accuracy by epoch, and the loss by learning rate."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -13,13 +13,25 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from lab.figures.common import FAINT, PALE, colours, markers, styled, suptitle, titled
+from lab.checks import as_number
+from lab.figures.common import (
+    FAINT,
+    PALE,
+    colours,
+    figure_of,
+    markers,
+    new_axes,
+    styled,
+    suptitle,
+    titled,
+)
 from lab.figures.labels import label_lines
 
 if TYPE_CHECKING:
     from lab.records import History
 
 MARKED = 12  # markers of a line at most
+SHOWN = 1.3  # times the largest first loss of a range test; higher ones are not shown
 
 
 @styled
@@ -56,6 +68,85 @@ def plot_curves(histories: Mapping[str, History], *, dataset: str | None = None)
     for ax in axes.flat:
         label_lines(ax)
     return figure
+
+
+@styled
+def plot_range_test(
+    results: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    chosen: Mapping[str, float] | None = None,
+    *,
+    dataset: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Plot the loss against the learning rate, on a logarithmic axis: a line for each range test.
+
+    results: from a name to what `range_test` returned for it, the rates and the smoothed losses in nats.
+    chosen: from such a name to the rate that was chosen for it, which is marked. dataset: for the title.
+    Losses far above the one at the lowest rates, when nothing is learned, are left out (SHOWN): they would
+    make all others look alike. Raises ValueError for no results, for lists that are empty or of different
+    lengths or hold NaN, for rates that do not grow from above 0, and for a chosen rate that is on no line.
+    """
+    if not isinstance(results, Mapping) or not results:
+        raise ValueError(
+            f"results={results!r}: expected a dictionary from names to (rates, losses), not empty"
+        )
+    lines = {name: _checked_line(name, *pair) for name, pair in results.items()}
+    chosen = {name: _checked_rate(name, lr, lines) for name, lr in (chosen or {}).items()}
+    top = SHOWN * max(losses[0] for _, losses in lines.values())
+    palette, marks = colours(lines), markers(lines)
+    ax = new_axes(ax, 8, 4.6)
+    for name, line in lines.items():
+        lrs, losses = _cut(*line, top)
+        every = max(1, len(lrs) // 8)
+        style = {"marker": marks[name], "markevery": every, "markersize": 4.5}
+        ax.plot(lrs, losses, color=palette[name], label=name, **style)
+    for name, lr in chosen.items():
+        lrs, losses = lines[name]
+        loss = min(np.interp(np.log(lr), np.log(lrs), losses), top)
+        ax.scatter([lr], [loss], s=150, marker="*", color=palette[name], edgecolor="black", zorder=3)
+    if chosen:
+        key = ax.scatter([], [], s=150, marker="*", color="white", edgecolor="black")
+        ax.legend([key], ["chosen rate"], loc="lower left", frameon=False)
+    ax.set(xscale="log", xlabel="learning rate", ylabel="smoothed training loss [nats]")
+    if any((losses > top).any() for _, losses in lines.values()):
+        ax.set_ylim(top=top)
+    ax.set_title(titled("", dataset, "loss while the learning rate grows"))
+    ax.grid(color=PALE, linewidth=0.8)
+    ax.set_axisbelow(True)
+    figure_of(ax).draw_without_rendering()  # the layout gives the axes their height, which the labels need
+    label_lines(ax)
+    return ax
+
+
+def _checked_line(name: str, rates, losses) -> tuple[np.ndarray, np.ndarray]:
+    lrs, values = np.asarray(rates, float), np.asarray(losses, float)
+    if lrs.ndim != 1 or lrs.shape != values.shape or not len(lrs):
+        raise ValueError(
+            f"results[{name!r}] has rates and losses of shapes {lrs.shape} and {values.shape}: expected two "
+            "lists of one length, at least 1"
+        )
+    if not (lrs[0] > 0 and (np.diff(lrs) > 0).all()):
+        raise ValueError(f"results[{name!r}] has rates that do not grow from above 0")
+    if not np.isfinite([lrs, values]).all():
+        raise ValueError(f"results[{name!r}] has NaN or infinite numbers, which range_test never returns")
+    return lrs, values
+
+
+def _checked_rate(name: str, lr: float, lines: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> float:
+    if name not in lines:
+        raise ValueError(f"chosen has {name!r}: expected names of lines, {', '.join(map(repr, lines))}")
+    lrs, _ = lines[name]
+    return as_number(f"chosen[{name!r}]", lr, lrs[0], lrs[-1])
+
+
+def _cut(lrs: np.ndarray, losses: np.ndarray, top: float) -> tuple[np.ndarray, np.ndarray]:
+    """The line up to where it leaves the panel at the top for good."""
+    last = int(np.flatnonzero(losses <= top)[-1])  # there is one: the first loss is below the top
+    if last == len(lrs) - 1:
+        return lrs, losses
+    share = (top - losses[last]) / (losses[last + 1] - losses[last])
+    end = lrs[last] * (lrs[last + 1] / lrs[last]) ** share
+    return np.append(lrs[: last + 1], end), np.append(losses[: last + 1], top)
 
 
 def _common_data(histories: Mapping[str, History]) -> tuple[str, str]:
