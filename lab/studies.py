@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lab.experiment import Experiment
 from lab.grid import Family, Records, Study
@@ -145,10 +146,10 @@ def _penalized(norm: str, optimizer: str, *penalties: str) -> tuple[list[Experim
     without, arms, families = _MODELS[norm, optimizer], [], []
     for penalty in penalties:
         name = PENALTY_NAMES[penalty]
-        several = [
-            arm(norm=norm, optimizer=optimizer, label=f"{name}-{strength:g}", **{penalty: strength})
-            for strength in STRENGTHS[penalty]
-        ]
+        several = []
+        for strength in STRENGTHS[penalty]:
+            changes: dict[str, Any] = {penalty: strength}
+            several.append(arm(norm=norm, optimizer=optimizer, label=f"{name}-{strength:g}", **changes))
         arms += several
         named = f"{name} with {norm_name(norm)} and {OPTIMIZER_NAMES[optimizer]}"
         families.append(Family(named, _against(without.label, [each.label for each in several])))
