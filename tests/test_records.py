@@ -135,11 +135,13 @@ def test_every_field_has_a_check_and_is_required_if_it_has_no_default():
 
 
 def test_the_published_records_of_every_age_are_read_and_can_be_written_again(tmp_path):
-    paths = [path for path in (HERE / "results").rglob("*.json") if path.parent.name != "bench"]
-    assert len(paths) >= 74
+    others = {"bench", "labels", "networks"}  # folders of what is no record
+    paths = [path for path in (HERE / "results").rglob("*.json") if not others & {*path.parts}]
+    assert len(paths) >= 170
     for path in paths:
         history = History.load(path)
-        assert history.epochs == history.recipe["epochs"] == len(history.accuracy), path
+        done = history.epochs == history.recipe["epochs"] == len(history.accuracy)
+        assert done or history.diverged, path
         assert History.load(history.save(tmp_path / "again.json")) == history, path
 
 
