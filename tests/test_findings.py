@@ -1,5 +1,6 @@
 """lab/findings.py: the tables and sentences of a study, and that what is published equals the records."""
 
+import json
 import math
 import re
 from pathlib import Path
@@ -21,6 +22,7 @@ from lab.statistics import Estimate, estimate, interval
 from lab.studies import PUBLISHED, STUDIES
 from model import Net, count_parameters
 
+HERE = Path(__file__).resolve().parent.parent
 IMAGES = 1_000
 RECIPE = Recipe(epochs=1, lr=0.1, net={"width": 0.25})
 ARMS = [
@@ -206,3 +208,28 @@ def test_the_published_labels_are_those_of_the_test_images(cifar10_root):
 def test_every_picture_of_the_published_page_is_there_and_no_other():
     named = set(re.findall(r"\]\(([^)]+\.png)\)", (PUBLISHED / "README.md").read_text(encoding="utf-8")))
     assert named == {path.name for path in PUBLISHED.glob("*.png")}
+
+
+def said() -> dict[str, str]:
+    """What README says in its findings, and the notebook in its text."""
+    readme = (HERE / "README.md").read_text(encoding="utf-8").split("## Findings\n")[1].split("\n## ")[0]
+    notebook = json.loads((HERE / "S7_Convolution_Techniques.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
+    return {"README.md": readme, "the notebook": "\n".join(cells)}
+
+
+def shown() -> str:
+    """The tables of all complete studies."""
+    records, beside = Records(PUBLISHED), Measurements.load(PUBLISHED)
+    complete = [study for study in STUDIES.values() if not study.missing(records)]
+    tables = [arms_table(study, records, beside) for study in complete]
+    tables += [table(study, records) for study in complete for table in (differences_table, epochs_table)]
+    return "\n".join(map(str, tables))
+
+
+@pytest.mark.parametrize("place", ["README.md", "the notebook"])
+def test_every_interval_that_is_told_is_one_of_a_published_study(place):
+    told = re.findall(r"\d+\.\d+ ± \d+\.\d+", said()[place])
+    known = set(re.findall(r"\d+\.\d+ ± \d+\.\d+", shown()))
+    assert len(told) >= 4
+    assert [interval for interval in told if interval not in known] == []
