@@ -1,0 +1,138 @@
+"""What a network looks at: the places that speak for a class, and the pixels that its units and logits read.
+
+Each function takes any network, ours or another, and leaves it as it was: its modes, buffers and gradients,
+and the random states. What is measured, is measured in evaluation mode unless the docstring says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lab.checks import as_tensor, check_type
+from lab.loaders import random_states_kept
+from lab.metrics import Array, class_numbers
+from lab.training import _device_of, _modes_kept, _no_autocast
+
+TOGETHER = 50  # images of which the maps and gradients of a whole network are kept at a time
+
+# ---- The network while it is looked at -------------------------------------------------------------
+
+
+@contextmanager
+def _looking(net: nn.Module) -> Iterator[torch.device]:
+    """Evaluation mode and gradients in float32, also where the caller has turned them off."""
+    check_type("net", net, nn.Module, "a torch.nn.Module")
+    device = _device_of(net, None)
+    with random_states_kept(device), _modes_kept(net), _no_autocast(device):
+        net.eval()
+        with torch.inference_mode(False), torch.enable_grad():
+            yield device
+
+
+class _Maps:
+    """Calls the network once and keeps its last maps: 4-D tensors, with more than one place if there are any.
+
+    entered: the map that enters the last convolution or linear layer, if that layer sees one; otherwise the
+    last map. last: the last map that a module returned.
+    """
+
+    def __init__(self, net: nn.Module, images: Tensor):
+        self.entered: Tensor | None = None
+        self.last: Tensor | None = None
+        handles = []
+        try:
+            for module in net.modules():
+                handles.append(module.register_forward_hook(self._left))
+                if isinstance(module, nn.Conv2d | nn.Linear):
+                    handles.append(module.register_forward_pre_hook(self._entered))
+            self.output = net(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if self.last is None:
+            raise ValueError(f"no module of {type(net).__name__} returns a map (N, C, H, W)")
+
+    def _entered(self, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        found = inputs[0] if inputs else None
+        self.entered = found if _is_map(found) and found.shape[2:].numel() > 1 else None
+
+    def _left(self, _module: nn.Module, _inputs, output: Any) -> None:
+        wide = self.last is not None and self.last.shape[2:].numel() > 1
+        if _is_map(output) and (output.shape[2:].numel() > 1 or not wide):
+            self.last = output
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 4
+
+
+def _own(images: Tensor, device: torch.device) -> Tensor:
+    """A copy of the images on `device` that has a gradient, so that everything computed from it has one."""
+    return images.detach().to(device, copy=True).requires_grad_()
+
+
+def _logits(net: nn.Module, output: Any, count: int) -> Tensor:
+    if isinstance(output, Tensor) and output.ndim == 2 and len(output) == count:
+        return output
+    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    raise ValueError(f"{type(net).__name__} returns {found}: expected logits ({count}, classes)")
+
+
+def _prepared(images: Any) -> Tensor:
+    images = as_tensor("images", images)
+    if not images.is_floating_point() or images.ndim != 4 or images.numel() == 0:
+        raise ValueError(
+            f"images of {images.dtype} {tuple(images.shape)}: expected prepared float images (N, C, H, W), "
+            "at least one"
+        )
+    return images
+
+
+# ---- Which places speak for a class ----------------------------------------------------------------
+
+
+def class_activation_maps(net: nn.Module, images: Tensor, classes: Array | None = None) -> Tensor:
+    """How much each place of the last map speaks for a class: (N, h, w), on the CPU.
+
+    images: prepared float images (N, C, H, W). classes: a class number for each image, (N,); None is the
+    class that the network predicts. A positive number speaks for the class, a negative one against it.
+
+    At each place, the sum over channels of activation times gradient of the class's logit, times the number
+    of places, so that the mean over the places is what the map contributes to the logit. The map is the one
+    that enters the last convolution or linear layer, or if none enters it, because the places were averaged
+    before, the last one with more than one place. It follows that for
+
+    - a convolution whose places are averaged, as in our Net, the mean over places is the logit without the
+      bias; if the convolution is 1x1, the result is `net.features(images)[n, class]` without the bias,
+    - an average over places and then a linear layer, the result is the class activation map of Zhou et al.,
+      arXiv 1512.04150: the sum over channels of activation times the layer's weight.
+
+    For other networks it is the local form of Grad-CAM (Selvaraju et al., arXiv 1610.02391): gradients are
+    not averaged over the places, and negative numbers are kept.
+
+    Raises ValueError for other images or classes, and for a network that has no map or no logits.
+    """
+    images = _prepared(images)
+    with _looking(net) as device:
+        found = []
+        for start in range(0, len(images), TOGETHER):
+            part = slice(start, start + TOGETHER)
+            seen = _Maps(net, _own(images[part], device))
+            logits = _logits(net, seen.output, len(images[part]))
+            if classes is None:
+                chosen = logits.argmax(1)
+            else:
+                numbers = class_numbers(classes, "classes", logits.shape[1], len(images))
+                chosen = torch.from_numpy(numbers)[part].to(device)
+            maps = seen.last if seen.entered is None else seen.entered
+            assert maps is not None  # _Maps has checked it
+            score = logits.gather(1, chosen[:, None]).sum()  # images do not depend on each other here
+            (gradient,) = torch.autograd.grad(score, maps)
+            spoken = (maps.detach() * gradient).sum(1) * maps.shape[2:].numel()
+            found.append(spoken.float().cpu())
+    return torch.cat(found)
