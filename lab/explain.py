@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lab.checks import as_tensor, check_type
+from lab.checks import as_integer, as_number, as_tensor, check_type
 from lab.loaders import random_states_kept
-from lab.metrics import Array, class_numbers
+from lab.metrics import Array, as_array, class_numbers
 from lab.training import _device_of, _modes_kept, _no_autocast
 
 TOGETHER = 50  # images of which the maps and gradients of a whole network are kept at a time
@@ -112,8 +113,8 @@ def class_activation_maps(net: nn.Module, images: Tensor, classes: Array | None 
     - an average over places and then a linear layer, the result is the class activation map of Zhou et al.,
       arXiv 1512.04150: the sum over channels of activation times the layer's weight.
 
-    For other networks it is the local form of Grad-CAM (Selvaraju et al., arXiv 1610.02391): gradients are
-    not averaged over the places, and negative numbers are kept.
+    For other networks it is Grad-CAM (Selvaraju et al., arXiv 1610.02391) with each place's own gradient
+    instead of the average over the places, and with the negative numbers.
 
     Raises ValueError for other images or classes, and for a network that has no map or no logits.
     """
@@ -136,3 +137,89 @@ def class_activation_maps(net: nn.Module, images: Tensor, classes: Array | None 
             spoken = (maps.detach() * gradient).sum(1) * maps.shape[2:].numel()
             found.append(spoken.float().cpu())
     return torch.cat(found)
+
+
+# ---- What is read ----------------------------------------------------------------------------------
+
+
+def effective_receptive_field(
+    net: nn.Module, image_size: int = 64, images: int = 16, seed: int = 0
+) -> Tensor:
+    """How strongly the central unit of the last map depends on each pixel: (H, W), float64, with the sum 1.
+
+    The magnitude of the gradient with respect to the pixels, averaged over their channels and over `images`
+    images of normal noise. The gradient is that of a sum of the unit's channels whose weights are drawn for
+    each image: it does not vanish if all channels always add up to the same number. The map is the last one
+    with more than one place. The field is cut off at the border if the image is smaller than it.
+
+    image_size: side of the images in pixels. Raises ValueError for other numbers, for a network that has no
+    map, and if no pixel has an influence.
+
+    Source: Luo et al., "Understanding the Effective Receptive Field", arXiv 1701.04128.
+    """
+    with _looking(net) as device:
+        noise = _noise(net, image_size, images, seed)
+        pixels = _own(noise, device)
+        maps = _Maps(net, pixels).last
+        assert maps is not None  # _Maps has checked it
+        unit = maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2]
+        field = _magnitude(unit, pixels, seed).mean((0, 1))
+    if not 0 < float(field.sum()) < float("inf"):
+        raise ValueError(
+            f"the central unit of {type(net).__name__} has a gradient that is zero everywhere or not finite"
+        )
+    return field / field.sum()
+
+
+def field_radius(field: Array, share: float = 0.5) -> float:
+    """Radius, in pixels, of the smallest circle around the field's centre of mass that holds this share of it.
+
+    field: (H, W), as from `effective_receptive_field`. A pixel is inside if its centre is. share: above 0, at
+    most 1. Raises ValueError for other values.
+    """
+    share = as_number("share", share, 0, 1, above=True)
+    values = as_array(field, "field").astype(np.float64)
+    if values.ndim != 2 or not np.isfinite(values).all() or (values < 0).any() or not values.any():
+        raise ValueError(
+            f"field of shape {values.shape}: expected finite numbers (H, W) of at least 0, some not 0"
+        )
+    values = values / values.sum()
+    rows, columns = np.indices(values.shape)
+    distance = np.hypot(rows - (rows * values).sum(), columns - (columns * values).sum()).ravel()
+    order = distance.argsort()
+    inside = values.ravel()[order].cumsum() >= share - 1e-9  # their sum may be 1 - 1e-16
+    return float(distance[order][inside.argmax()])
+
+
+def pixels_read(net: nn.Module, image_size: int = 32) -> Tensor:
+    """On which pixels the logits depend at all: bool (H, W).
+
+    Measured by the gradients of the logits at 16 images of normal noise: a pixel is read if one of them is
+    not exactly zero. image_size: side of the images in pixels. Raises ValueError for other numbers, and for
+    a network that has no logits.
+    """
+    with _looking(net) as device:
+        noise = _noise(net, image_size, 16, seed=0)
+        pixels = _own(noise, device)
+        logits = _logits(net, net(pixels), len(pixels))
+        return (_magnitude(logits, pixels, seed=0) > 0).any(0).any(0)
+
+
+def _noise(net: nn.Module, image_size: int, count: int, seed: int) -> Tensor:
+    """Images (count, C, H, W), with as many channels as the network's first convolution reads, or 3."""
+    side = as_integer("image_size", image_size, 1)
+    count = as_integer("images", count, 1)
+    convolutions = (module for module in net.modules() if isinstance(module, nn.Conv2d))
+    channels = next((module.in_channels for module in convolutions), 3)
+    return torch.randn(count, channels, side, side, generator=_generator(seed))
+
+
+def _magnitude(units: Tensor, pixels: Tensor, seed: int) -> Tensor:
+    """Magnitude of the gradient of a random sum of each image's `units` (N, C): (N, C, H, W), on the CPU."""
+    weights = torch.randn(units.shape, generator=_generator(seed)).to(units)
+    (gradient,) = torch.autograd.grad((units * weights).sum(), pixels)
+    return gradient.abs().double().cpu()
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(as_integer("seed", seed, 0, 2**63 - 1))

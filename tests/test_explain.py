@@ -1,5 +1,6 @@
 """lab/explain.py: what a network looks at, against formulas by hand."""
 
+import math
 from contextlib import contextmanager
 
 import pytest
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from global_state import unchanged
 from torch import nn
 
-from lab.explain import class_activation_maps
+from lab.explain import class_activation_maps, effective_receptive_field, field_radius, pixels_read
 from model import Net
 
 
@@ -131,3 +132,128 @@ def test_what_cannot_be_explained_is_refused():
         class_activation_maps(flat, images)
     with pytest.raises(ValueError, match=r"net is of type str"):
         class_activation_maps("net", images)
+
+
+# ---- Effective receptive field ---------------------------------------------------------------------
+
+
+def convolution(*shape, weight=None, **options):
+    conv = nn.Conv2d(*shape, bias=False, **options)
+    if weight is not None:
+        conv.weight.data.copy_(torch.as_tensor(weight))
+    return conv
+
+
+def test_the_field_of_equal_weights_is_uniform():
+    field = effective_receptive_field(convolution(1, 1, 3, weight=0.7, padding=1), image_size=9)
+    expected = torch.zeros(9, 9, dtype=torch.float64)
+    expected[3:6, 3:6] = 1 / 9
+    torch.testing.assert_close(field, expected)
+
+
+def test_the_field_is_the_mean_magnitude_of_the_weights():
+    torch.manual_seed(0)
+    conv = convolution(3, 1, 3)
+    field = effective_receptive_field(conv, image_size=7, images=2)
+    weight = conv.weight.detach()[0].abs().mean(0).double()
+    torch.testing.assert_close(field[2:5, 2:5], weight / weight.sum())
+    assert field.sum() == pytest.approx(1)
+
+
+def test_the_field_of_two_layers_is_that_of_the_unit_after_both():
+    two = nn.Sequential(
+        convolution(1, 1, 3, weight=1.0, padding=1), convolution(1, 1, 3, weight=1.0, padding=1)
+    )
+    field = effective_receptive_field(two, image_size=9, images=1)
+    paths = torch.tensor([0, 0, 1, 2, 3, 2, 1, 0, 0]).double()
+    torch.testing.assert_close(field, paths[:, None] * paths / 81)
+
+
+def test_channels_that_add_up_to_nothing_have_a_field():
+    opposite = convolution(1, 2, 3, weight=torch.tensor([1.0, -1.0]).view(2, 1, 1, 1), padding=1)
+    field = effective_receptive_field(opposite, image_size=5)
+    torch.testing.assert_close(field[1:4, 1:4], torch.full((3, 3), 1 / 9).double())
+
+
+def test_the_field_of_a_network_follows_from_the_seed_alone():
+    net = small_net()
+    first = effective_receptive_field(net, 32, 2, seed=1)
+    torch.randn(3)
+    assert torch.equal(first, effective_receptive_field(net, 32, 2, seed=1))
+    assert not torch.equal(first, effective_receptive_field(net, 32, 2, seed=2))
+
+
+@KINDS
+def test_measuring_what_is_read_leaves_the_network_as_it_was(kind):
+    with left_alone(kind) as net:
+        effective_receptive_field(net, 32, 2)
+        pixels_read(net, 16)
+
+
+def test_fields_that_cannot_be_measured_are_refused():
+    with pytest.raises(ValueError, match="zero everywhere or not finite"):
+        effective_receptive_field(convolution(1, 1, 3, weight=0.0), 9)
+    with pytest.raises(ValueError, match="image_size=0 must be an integer of at least 1"):
+        effective_receptive_field(small_net(), 0)
+    with pytest.raises(ValueError, match="images=1.5 must be"):
+        effective_receptive_field(small_net(), images=1.5)
+    with pytest.raises(ValueError, match="seed=-1 must be"):
+        effective_receptive_field(small_net(), seed=-1)
+
+
+def test_the_radius_holds_the_share():
+    uniform = torch.zeros(9, 9)
+    uniform[1:4, 5:8] = 1  # its centre is not that of the image
+    assert field_radius(uniform, 1 / 9) == pytest.approx(0)
+    assert field_radius(uniform, 0.5) == pytest.approx(1)  # 5 of 9 pixels
+    assert field_radius(uniform, 0.6) == pytest.approx(2**0.5)
+    assert field_radius(uniform, 1) == pytest.approx(2**0.5)
+
+
+def test_the_radius_of_a_normal_field_is_that_of_rayleigh():
+    rows, columns = torch.meshgrid(torch.arange(101) - 50.0, torch.arange(101) - 50.0, indexing="ij")
+    field = torch.exp(-(rows**2 + columns**2) / (2 * 10**2))
+    assert field_radius(field) == pytest.approx(10 * (2 * math.log(2)) ** 0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("field", [torch.ones(3), torch.zeros(3, 3), -torch.ones(3, 3), [[1.0, math.nan]]])
+def test_what_is_no_field_has_no_radius(field):
+    with pytest.raises(ValueError, match="field of shape"):
+        field_radius(field)
+
+
+@pytest.mark.parametrize("share", [0, 1.1, "half"])
+def test_a_share_is_above_0_and_at_most_1(share):
+    with pytest.raises(ValueError, match="share="):
+        field_radius(torch.ones(3, 3), share)
+
+
+# ---- Pixels read -----------------------------------------------------------------------------------
+
+
+def with_logits(*layers):
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def test_a_dilated_convolution_with_a_stride_reads_a_quarter_of_the_pixels():
+    read = pixels_read(with_logits(convolution(3, 4, 3, stride=2, padding=2, dilation=2)), 12)
+    expected = torch.zeros(12, 12, dtype=torch.bool)
+    expected[::2, ::2] = True
+    assert torch.equal(read, expected)
+
+
+def test_without_padding_the_last_pixels_are_not_read():
+    read = pixels_read(with_logits(convolution(1, 4, 3, stride=3), nn.ReLU()), 11)
+    assert read[:9, :9].all()
+    assert not read[9:].any()
+    assert not read[:, 9:].any()
+
+
+def test_our_network_reads_every_pixel():
+    assert pixels_read(small_net()).shape == (32, 32)
+    assert pixels_read(small_net()).all()
+
+
+def test_a_network_without_logits_reads_nothing_that_could_be_told():
+    with pytest.raises(ValueError, match=r"expected logits \(16, classes\)"):
+        pixels_read(nn.Conv2d(3, 1, 1))
