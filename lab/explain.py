@@ -6,7 +6,7 @@ and the random states. What is measured, is measured in evaluation mode unless t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,16 +60,19 @@ class _Maps:
 
     def _entered(self, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
         found = inputs[0] if inputs else None
-        self.entered = found if _is_map(found) and found.shape[2:].numel() > 1 else None
+        self.entered = found if _is_map(found) and _is_wide(found) else None
 
     def _left(self, _module: nn.Module, _inputs, output: Any) -> None:
-        wide = self.last is not None and self.last.shape[2:].numel() > 1
-        if _is_map(output) and (output.shape[2:].numel() > 1 or not wide):
+        if _is_map(output) and (self.last is None or _is_wide(output) or not _is_wide(self.last)):
             self.last = output
 
 
 def _is_map(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 4
+
+
+def _is_wide(maps: Tensor) -> bool:
+    return maps.shape[2:].numel() > 1
 
 
 def _own(images: Tensor, device: torch.device) -> Tensor:
@@ -172,7 +175,7 @@ def effective_receptive_field(
 
 
 def field_radius(field: Array, share: float = 0.5) -> float:
-    """Radius, in pixels, of the smallest circle around the field's centre of mass that holds this share of it.
+    """Radius, in pixels, of the smallest circle around the centre of mass that holds this share.
 
     field: (H, W), as from `effective_receptive_field`. A pixel is inside if its centre is. share: above 0, at
     most 1. Raises ValueError for other values.
@@ -203,6 +206,29 @@ def pixels_read(net: nn.Module, image_size: int = 32) -> Tensor:
         pixels = _own(noise, device)
         logits = _logits(net, net(pixels), len(pixels))
         return (_magnitude(logits, pixels, seed=0) > 0).any(0).any(0)
+
+
+def footprint(dilations: Sequence[int], kernel_size: int = 3) -> Tensor:
+    """How many paths lead from each pixel of the input to one output of stacked convolutions: int64 (S, S).
+
+    dilations: of each convolution, in pixels between its taps; all have stride 1 and the same kernel. S is
+    the side of the receptive field. A pixel with 0 paths is never read: the rates 2, 2, 2 leave such holes,
+    1, 2, 3 do not. Raises ValueError for other numbers, and for more paths than an int64 can count.
+
+    Source: Wang et al., "Understanding Convolution for Semantic Segmentation", arXiv 1702.08502.
+    """
+    kernel_size = as_integer("kernel_size", kernel_size, 1)
+    rates = [as_integer("dilation", rate, 1) for rate in dilations]
+    if kernel_size ** (2 * len(rates)) > torch.iinfo(torch.int64).max:
+        raise ValueError(
+            f"{len(rates)} convolutions of kernel_size={kernel_size} have more paths than an int64 can count"
+        )
+    line = np.ones(1, dtype=np.int64)  # paths along a row; those along a column are the same
+    for rate in rates:
+        taps = np.zeros(rate * (kernel_size - 1) + 1, dtype=np.int64)
+        taps[::rate] = 1
+        line = np.convolve(line, taps)
+    return torch.from_numpy(np.outer(line, line))
 
 
 def _noise(net: nn.Module, image_size: int, count: int, seed: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from global_state import unchanged
 from torch import nn
 
-from lab.explain import class_activation_maps, effective_receptive_field, field_radius, pixels_read
+from lab.explain import class_activation_maps, effective_receptive_field, field_radius, footprint, pixels_read
 from model import Net
 
 
@@ -195,7 +195,7 @@ def test_fields_that_cannot_be_measured_are_refused():
         effective_receptive_field(convolution(1, 1, 3, weight=0.0), 9)
     with pytest.raises(ValueError, match="image_size=0 must be an integer of at least 1"):
         effective_receptive_field(small_net(), 0)
-    with pytest.raises(ValueError, match="images=1.5 must be"):
+    with pytest.raises(ValueError, match=r"images=1\.5 must be"):
         effective_receptive_field(small_net(), images=1.5)
     with pytest.raises(ValueError, match="seed=-1 must be"):
         effective_receptive_field(small_net(), seed=-1)
@@ -254,6 +254,41 @@ def test_our_network_reads_every_pixel():
     assert pixels_read(small_net()).all()
 
 
-def test_a_network_without_logits_reads_nothing_that_could_be_told():
+def test_a_network_without_logits_is_refused():
     with pytest.raises(ValueError, match=r"expected logits \(16, classes\)"):
         pixels_read(nn.Conv2d(3, 1, 1))
+
+
+# ---- Footprints ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dilations", "kernel_size"), [((2, 2, 2), 3), ((1, 2, 3), 3), ((3, 1), 2), ((4,), 5)]
+)
+def test_a_footprint_is_the_gradient_of_stacked_convolutions_of_ones(dilations, kernel_size):
+    side = 1 + (kernel_size - 1) * sum(dilations)
+    pixels = torch.zeros(1, 1, side, side, dtype=torch.float64, requires_grad=True)
+    maps, ones = pixels, torch.ones(1, 1, kernel_size, kernel_size, dtype=torch.float64)
+    for dilation in dilations:
+        maps = F.conv2d(maps, ones, dilation=dilation)
+    maps.sum().backward()
+    assert maps.shape == (1, 1, 1, 1)
+    assert torch.equal(footprint(dilations, kernel_size), pixels.grad[0, 0].long())
+
+
+def test_equal_rates_leave_holes_and_growing_ones_do_not():
+    holes = footprint([2, 2, 2])
+    assert torch.equal(holes[:, 0], torch.tensor([1, 0, 3, 0, 6, 0, 7, 0, 6, 0, 3, 0, 1]))
+    assert not holes[1::2].any()
+    assert (footprint([1, 2, 3]) > 0).all()
+    assert footprint([]).tolist() == [[1]]
+
+
+def test_footprints_that_cannot_be_counted_are_refused():
+    with pytest.raises(ValueError, match="dilation=0 must be an integer of at least 1"):
+        footprint([1, 0])
+    with pytest.raises(ValueError, match="kernel_size=0 must be"):
+        footprint([1], 0)
+    assert footprint([1] * 19).sum() == 9**19
+    with pytest.raises(ValueError, match="20 convolutions of kernel_size=3 have more paths"):
+        footprint([1] * 20)
