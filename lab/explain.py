@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from lab.checks import as_integer, as_number, as_tensor, check_type
 from lab.loaders import random_states_kept
@@ -63,11 +64,11 @@ class _Maps:
         self.entered = found if _is_map(found) and _is_wide(found) else None
 
     def _left(self, _module: nn.Module, _inputs, output: Any) -> None:
-        if _is_map(output) and (self.last is None or _is_wide(output) or not _is_wide(self.last)):
+        if _is_map(output) and (self.last is None or _is_wide(output) >= _is_wide(self.last)):
             self.last = output
 
 
-def _is_map(value: Any) -> bool:
+def _is_map(value: Any) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.ndim == 4
 
 
@@ -249,3 +250,46 @@ def _magnitude(units: Tensor, pixels: Tensor, seed: int) -> Tensor:
 
 def _generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(as_integer("seed", seed, 0, 2**63 - 1))
+
+
+# ---- What an image's logits depend on beside the image ----------------------------------------------
+
+
+def alone_and_together(net: nn.Module, images: Tensor) -> dict[str, float]:
+    """By how much the logits of the first image change when the others are computed with it.
+
+    images: prepared float images (N, C, H, W), at least two. Returns the largest difference between its logits
+    alone and together, as {"training": ..., "evaluation": ...}, one for each mode. Batch normalization makes
+    the first large, because it takes its statistics from the batch. The second is near 0, and not always 0:
+    a batch of another size is computed in another order. Dropout is off in both, since its random masks
+    would count.
+
+    Raises ValueError for other images, and for a network that has no logits; torch raises it if a batch
+    normalization finds a single number per channel in one image.
+    """
+    images = _prepared(images)
+    if len(images) < 2:
+        raise ValueError(f"images of shape {tuple(images.shape)}: expected at least two")
+    with _looking(net) as device, _buffers_kept(net), torch.no_grad():
+        images = images.to(device)
+
+        def difference() -> float:
+            alone, together = (_logits(net, net(part), len(part)) for part in (images[:1], images))
+            return float((alone[0] - together[0]).abs().max())
+
+        evaluation = difference()
+        for module in net.modules():
+            module.training = not isinstance(module, _DropoutNd)
+        return {"training": difference(), "evaluation": evaluation}
+
+
+@contextmanager
+def _buffers_kept(net: nn.Module) -> Iterator[None]:
+    """Restore the values of all buffers, such as the running statistics."""
+    before = [(buffer, buffer.clone()) for buffer in net.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, values in before:
+                buffer.copy_(values)

@@ -9,7 +9,14 @@ import torch.nn.functional as F
 from global_state import unchanged
 from torch import nn
 
-from lab.explain import class_activation_maps, effective_receptive_field, field_radius, footprint, pixels_read
+from lab.explain import (
+    alone_and_together,
+    class_activation_maps,
+    effective_receptive_field,
+    field_radius,
+    footprint,
+    pixels_read,
+)
 from model import Net
 
 
@@ -292,3 +299,39 @@ def test_footprints_that_cannot_be_counted_are_refused():
     assert footprint([1] * 19).sum() == 9**19
     with pytest.raises(ValueError, match="20 convolutions of kernel_size=3 have more paths"):
         footprint([1] * 20)
+
+
+# ---- Alone and together ----------------------------------------------------------------------------
+
+
+def test_batch_normalization_lets_the_other_images_count_in_training_only():
+    norm = nn.BatchNorm2d(1, eps=0)
+    net = nn.Sequential(norm, nn.Flatten(), nn.Linear(2, 1, bias=False))
+    nn.init.ones_(net[2].weight)
+    images = torch.tensor([[1.0, 3.0], [5.0, 7.0]]).view(2, 1, 1, 2)
+    # Alone the normalized numbers are -1 and 1. Together the mean is 4 and the variance 5.
+    found = alone_and_together(net, images)
+    assert found == {"training": pytest.approx(4 / 5**0.5), "evaluation": 0}
+
+
+@pytest.mark.parametrize("norm", ["layer", "group", "instance", "none"])
+def test_no_other_normalization_lets_the_other_images_count(norm):
+    found = alone_and_together(small_net(norm), images_of())
+    assert max(found.values()) < 1e-4
+    assert alone_and_together(small_net("batch"), images_of())["training"] > 0.1
+
+
+def test_dropout_does_not_count():
+    net = nn.Sequential(nn.Dropout(), nn.Flatten(), nn.Linear(3 * 256, 2))
+    assert max(alone_and_together(net, images_of()).values()) < 1e-4
+
+
+@KINDS
+def test_statistics_updated_in_training_are_restored(kind):
+    with left_alone(kind) as net:
+        alone_and_together(net, images_of())
+
+
+def test_one_image_has_no_others():
+    with pytest.raises(ValueError, match=r"\(1, 3, 16, 16\): expected at least two"):
+        alone_and_together(small_net(), images_of(count=1))
