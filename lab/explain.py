@@ -238,7 +238,8 @@ def _noise(net: nn.Module, image_size: int, count: int, seed: int) -> Tensor:
     count = as_integer("images", count, 1)
     convolutions = (module for module in net.modules() if isinstance(module, nn.Conv2d))
     channels = next((module.in_channels for module in convolutions), 3)
-    return torch.randn(count, channels, side, side, generator=_generator(seed))
+    dtype = next((parameter.dtype for parameter in net.parameters()), torch.float32)
+    return torch.randn(count, channels, side, side, generator=_generator(seed)).to(dtype)
 
 
 def _magnitude(units: Tensor, pixels: Tensor, seed: int) -> Tensor:
@@ -258,11 +259,11 @@ def _generator(seed: int) -> torch.Generator:
 def alone_and_together(net: nn.Module, images: Tensor) -> dict[str, float]:
     """By how much the logits of the first image change when the others are computed with it.
 
-    images: prepared float images (N, C, H, W), at least two. Returns the largest difference between its logits
-    alone and together, as {"training": ..., "evaluation": ...}, one for each mode. Batch normalization makes
-    the first large, because it takes its statistics from the batch. The second is near 0, and not always 0:
-    a batch of another size is computed in another order. Dropout is off in both, since its random masks
-    would count.
+    images: prepared float images (N, C, H, W), at least two. Returns the largest difference between the
+    logits alone and together in each mode, {"training": ..., "evaluation": ...}. In training mode, batch
+    normalization makes it large, because the statistics are those of the batch. In evaluation mode it is
+    near 0; rounding may depend on the size of the batch. Dropout is off in both, since its random masks would
+    count.
 
     Raises ValueError for other images, and for a network that has no logits; torch raises it if a batch
     normalization finds a single number per channel in one image.

@@ -305,11 +305,11 @@ def test_footprints_that_cannot_be_counted_are_refused():
 
 
 def test_batch_normalization_lets_the_other_images_count_in_training_only():
-    norm = nn.BatchNorm2d(1, eps=0)
+    norm = nn.BatchNorm2d(1, eps=1e-12)
     net = nn.Sequential(norm, nn.Flatten(), nn.Linear(2, 1, bias=False))
     nn.init.ones_(net[2].weight)
     images = torch.tensor([[1.0, 3.0], [5.0, 7.0]]).view(2, 1, 1, 2)
-    # Alone the normalized numbers are -1 and 1. Together the mean is 4 and the variance 5.
+    # Alone they become -1 and 1. Together, with mean 4 and variance 5, they become -3 and -1 over its root.
     found = alone_and_together(net, images)
     assert found == {"training": pytest.approx(4 / 5**0.5), "evaluation": 0}
 
