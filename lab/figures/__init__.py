@@ -1,7 +1,7 @@
 """Every picture: arrays, tensors and histories in, Axes or Figure out. Figures know no networks.
 
-The plots of data are in images, curves, errors, receptive_field, explain, comparison, study and benchmark, the
-drawings without data in schematics, and what they share in common and labels. Drawing leaves
+The plots of data are in images, curves, errors, receptive_field, explain, comparison, study and benchmark,
+the drawings without data in schematics, and what they share in common and labels. Drawing leaves
 Matplotlib's settings unchanged.
 
 A figure is one of pyplot's: a notebook shows it at the end of the cell, and plt.show() in a window. In a

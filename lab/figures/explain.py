@@ -126,12 +126,9 @@ def _checked_field(name: str, field: Array) -> np.ndarray:
 
 
 def _outline(ax: Axes, side: int, style: str, label: str) -> None:
-    place = (-side / 2, -side / 2)
-    ax.add_patch(
-        Rectangle(
-            place, side, side, fill=False, edgecolor=OUTLINE, linewidth=1.8, linestyle=style, label=label
-        )
-    )
+    outline = Rectangle((-side / 2, -side / 2), side, side, fill=False, edgecolor=OUTLINE, linewidth=1.8)
+    outline.set(linestyle=style, label=label)
+    ax.add_patch(outline)
 
 
 @styled
