@@ -1,7 +1,7 @@
 """Every picture: arrays, tensors and histories in, Axes or Figure out. Figures know no networks.
 
-The plots of data are in images, curves, errors, receptive_field, comparison, study and benchmark, the
-drawings without data in schematics, and what they share in common and labels. Drawing leaves
+The plots of data are in images, curves, errors, receptive_field, explain, comparison, study and benchmark,
+the drawings without data in schematics, and what they share in common and labels. Drawing leaves
 Matplotlib's settings unchanged.
 
 A figure is one of pyplot's: a notebook shows it at the end of the cell, and plt.show() in a window. In a
@@ -24,6 +24,7 @@ from lab.figures.common import (
 from lab.figures.comparison import plot_comparison
 from lab.figures.curves import plot_curves, plot_range_test
 from lab.figures.errors import plot_confusion, plot_misclassified
+from lab.figures.explain import plot_activation_maps, plot_effective_field, plot_footprints
 from lab.figures.images import plot_augmentations, plot_samples
 from lab.figures.receptive_field import plot_receptive_field
 from lab.figures.schematics import EXAMPLE, plot_normalizations, plot_techniques
@@ -39,6 +40,7 @@ __all__ = [
     "TECHNIQUE_MARKERS",
     "colours",
     "markers",
+    "plot_activation_maps",
     "plot_augmentations",
     "plot_bands",
     "plot_bench",
@@ -48,6 +50,8 @@ __all__ = [
     "plot_costs",
     "plot_curves",
     "plot_differences",
+    "plot_effective_field",
+    "plot_footprints",
     "plot_grid",
     "plot_misclassified",
     "plot_normalizations",

@@ -1,0 +1,198 @@
+"""What a network looks at: maps of a class, effective receptive fields, and footprints of dilated kernels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from lab.checks import as_integer
+from lab.figures.common import FAINT, INK, pictures, styled, suptitle, titled, wrapped
+from lab.metrics import Array, as_array
+
+OUTLINE = "#D55E00"  # Okabe and Ito's vermilion, light and dark enough for both ends of the scales
+COLUMNS = 4  # panels in a row
+
+
+@styled
+def plot_activation_maps(images: Array, maps: Array, titles: Sequence[str], *, dataset: str) -> Figure:
+    """Show each image, and below it the same image in grey under the map of what speaks for a class.
+
+    images: uint8 or float in [0, 1], (N, 3, H, W). maps: (N, h, w), stretched over the image; each has its
+    own scale, since those of other classes cannot be compared. titles: one for each image. Raises ValueError
+    for other shapes, types or ranges.
+    """
+    shown = pictures(images)
+    values = as_array(maps, "maps").astype(np.float64)
+    if values.ndim != 3 or len(values) != len(shown) or values.size == 0 or not np.isfinite(values).all():
+        raise ValueError(f"maps of shape {values.shape}: expected finite numbers ({len(shown)}, h, w)")
+    if len(titles) != len(shown):
+        raise ValueError(f"titles of length {len(titles)}: expected {len(shown)}, one for each image")
+    columns = min(len(shown), 6)
+    blocks = math.ceil(len(shown) / columns)
+    width = max(1.35 * columns, 5.5)
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, hspace=0.02, wspace=0.02)
+    figure, axes = plt.subplots(
+        2 * blocks, columns, figsize=(width, 3.1 * blocks + 0.9), squeeze=False, layout=layout
+    )
+    for ax in axes.flat:
+        ax.set_axis_off()
+    heat = None
+    for index, (picture, each, title) in enumerate(zip(shown, values, titles, strict=True)):
+        block, column = divmod(index, columns)
+        above, below = axes[2 * block, column], axes[2 * block + 1, column]
+        above.imshow(picture, interpolation="nearest")
+        above.set_title(wrapped(title, 18), fontsize=9, pad=3)
+        heat = _overlay(below, picture, each)
+    assert heat is not None  # there is at least one image
+    bar = figure.colorbar(heat, ax=list(axes.flat), location="bottom", aspect=40, shrink=0.7, pad=0.02)
+    bar.set_ticks([-1, 0, 1], labels=["against", "0", "for"])
+    bar.set_label("what the place says of the class, relative to the map's largest magnitude")
+    suptitle(figure, titled("", dataset, "which places speak for the class"))
+    return figure
+
+
+def _overlay(ax: Axes, picture: np.ndarray, values: np.ndarray):
+    """Draw a grey image under its map, which is the more transparent the smaller its magnitude."""
+    share = values / (np.abs(values).max() or 1)
+    height, width = picture.shape[:2]
+    grey = picture.astype(np.float64).mean(2) / (255 if picture.dtype == np.uint8 else 1)
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    ax.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    return ax.imshow(
+        share,
+        cmap="PuOr_r",
+        vmin=-1,
+        vmax=1,
+        alpha=0.25 + 0.55 * np.abs(share),
+        extent=extent,
+        interpolation="nearest",
+    )
+
+
+@styled
+def plot_effective_field(
+    fields: Mapping[str, Array], *, receptive_field: int | None = None, image_size: int = 32
+) -> Figure:
+    """Show effective receptive fields beside each other, on one linear scale, around their images' centre.
+
+    fields: by name, (H, W), as from `effective_receptive_field`. The scale ends at the largest value of each
+    field. The solid outline is an image of `image_size` pixels in the centre, the dashed one a square of
+    `receptive_field` pixels, the side of the field in theory. Raises ValueError for no field, and for other
+    shapes or numbers.
+    """
+    as_integer("image_size", image_size, 1)
+    if receptive_field is not None:
+        as_integer("receptive_field", receptive_field, 1)
+    arrays = {name: _checked_field(name, field) for name, field in fields.items()}
+    figure, axes = _panels("fields", len(arrays))
+    image = None
+    for ax, (name, field) in zip(axes, arrays.items(), strict=True):
+        height, width = field.shape
+        extent = (-width / 2, width / 2, height / 2, -height / 2)
+        image = ax.imshow(
+            field / field.max(), cmap="viridis", vmin=0, vmax=1, extent=extent, interpolation="nearest"
+        )
+        _outline(ax, image_size, "-", f"image, {image_size} x {image_size} pixels")
+        if receptive_field is not None:
+            _outline(ax, receptive_field, "--", f"field in theory, {receptive_field} x {receptive_field}")
+        side = max(image_size, receptive_field or 0, width, height) / 2 + 1
+        ax.set(xlim=(-side, side), ylim=(side, -side), title=wrapped(name, 24))
+        ax.set_facecolor("white")
+    _label(figure, axes, "column, from the centre [pixels]", "row, from the centre [pixels]")
+    assert image is not None  # there is at least one field
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
+    bar.set_label("gradient magnitude,\nrelative to the largest")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def _checked_field(name: str, field: Array) -> np.ndarray:
+    values = as_array(field, f"fields[{name!r}]").astype(np.float64)
+    if values.ndim != 2 or not np.isfinite(values).all() or (values < 0).any() or not values.any():
+        raise ValueError(
+            f"fields[{name!r}] of shape {values.shape}: expected finite numbers (H, W) of at least 0, some "
+            "not 0"
+        )
+    return values
+
+
+def _outline(ax: Axes, side: int, style: str, label: str) -> None:
+    outline = Rectangle((-side / 2, -side / 2), side, side, fill=False, edgecolor=OUTLINE, linewidth=1.8)
+    outline.set(linestyle=style, label=label)
+    ax.add_patch(outline)
+
+
+@styled
+def plot_footprints(footprints: Mapping[str, Array]) -> Figure:
+    """Show how many paths lead from each pixel to one output; a pixel that is never read stays white.
+
+    footprints: by name, integers (S, S), as from `footprint`. All have the same size in the picture of a
+    pixel, and a colour scale of their own, from 1 to their largest. Raises ValueError for none, and for other
+    shapes or numbers.
+    """
+    arrays = {name: _checked_footprint(name, paths) for name, paths in footprints.items()}
+    figure, axes = _panels("footprints", len(arrays))
+    largest = max(map(len, arrays.values())) / 2
+    image = None
+    for ax, (name, paths) in zip(axes, arrays.items(), strict=True):
+        half = len(paths) / 2
+        image = ax.imshow(
+            np.ma.masked_equal(paths / paths.max(), 0),
+            cmap="viridis",
+            vmin=0,
+            vmax=1,
+            extent=(-half, half, half, -half),
+            interpolation="nearest",
+        )
+        ax.add_patch(Rectangle((-half, -half), 2 * half, 2 * half, fill=False, edgecolor=FAINT, linewidth=1))
+        read = f"{np.count_nonzero(paths)} of {paths.size} pixels read"
+        ax.set(xlim=(-largest - 0.5, largest + 0.5), ylim=(largest + 0.5, -largest - 0.5))
+        ax.set_title(f"{wrapped(name, 24)}\n{read}")
+    _label(figure, axes, "column, from the centre [pixels]", "row, from the centre [pixels]")
+    assert image is not None  # there is at least one footprint
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
+    bar.set_label("paths, relative to the most")
+    return figure
+
+
+def _checked_footprint(name: str, paths: Array) -> np.ndarray:
+    values = as_array(paths, f"footprints[{name!r}]")
+    whole = np.issubdtype(values.dtype, np.integer)
+    square = values.ndim == 2 and values.shape[0] == values.shape[1]
+    if not whole or not square or values.size == 0 or values.min() < 0 or values.max() < 1:
+        raise ValueError(
+            f"footprints[{name!r}] of shape {values.shape} and type {values.dtype}: expected integers (S, S) "
+            "of at least 0, some not 0"
+        )
+    return values
+
+
+def _panels(name: str, count: int) -> tuple[Figure, list[Axes]]:
+    """Make a figure of `count` square panels, COLUMNS in a row."""
+    if not count:
+        raise ValueError(f"{name} are empty: expected at least one, by name")
+    columns = min(count, COLUMNS)
+    rows = math.ceil(count / columns)
+    size = (2.7 * columns + 1.2, 2.9 * rows + 0.6)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for ax in axes.flat[count:]:
+        ax.remove()
+    return figure, list(axes.flat[:count])
+
+
+def _label(figure: Figure, axes: list[Axes], x: str, y: str) -> None:
+    """Whole numbers at the ticks, and one label for all axes of a direction."""
+    for ax in axes:
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    figure.supxlabel(x, fontsize=10, color=INK)
+    figure.supylabel(y, fontsize=10, color=INK)
