@@ -292,9 +292,9 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
 
 # The trained networks: the SHA-256 of each file weights/NAME.pt.
 PRETRAINED: dict[str, str] = {
-    "batch-norm-muon": "a4214500b3d58a30c437f201fc3bac438eb3e9b44150fbdb5435fb08b6a17376",
-    "layer-norm-adamw-l2": "7f47ba8a7bff6492a94856594eead0243deafb8f0ac77e0e9ec8983e74514646",
-    "group-norm-sgd-l1": "b8425a124d70d733cf73425d48589ecd06aedf5f0f8d0a348e432e0db445b508",
+    "batch-norm-muon": "82843592182a72bc0d137ed6e35763b2623da04238ca69a43614a6028d47a9da",
+    "layer-norm-adamw-l2": "c3d9e4b3cbb7a2e2c71a47ac9b52a6b85c350b87c098b7133af8271d8665bd73",
+    "group-norm-sgd-l1": "4e2c0c80aa42460d16339cc4a5911a293738421fbe8b7acb99f1b412601a1306",
     "minute": "baada075247487e7d180dae29c39b3fef6b46ffa2e179cd799841e55af18c7ab",
     "frontier": "a01e033a5cfbd7429397bf98f544cb4f5d720b20d51d121f6c143a4f1196c400",
     "frontier-small": "cec237b38b29af526fbe6aad8992bea2641f57d83d749c036b3331089b1422b1",

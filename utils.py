@@ -44,6 +44,7 @@ from lab.findings import arms_table, differences_table, epochs_table
 from lab.grid import Family, Records, Study, carry_out
 from lab.lesson import show
 from lab.machine import machine, number_format, pick_device
+from lab.maps import small_weights
 from lab.metrics import confusion_matrix
 from lab.optim import OPTIMIZERS, SCHEDULES
 from lab.pictures import pictures as study_pictures
@@ -117,6 +118,7 @@ __all__ = [
     "run_each",
     "save",
     "show",
+    "small_weights",
     "stand_in",
     "study_pictures",
     "test",
