@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from lab.data import Dataset, stand_in
 from lab.download import FOLDER
@@ -15,6 +16,11 @@ HERE = Path(__file__).resolve().parent.parent
 
 # Of its tables hypothesis would make a folder in the tree, already while tests are collected.
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / "hypothesis"))
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes of several threads would wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"  # for what the tests start
+    torch.set_num_threads(1)
 
 
 def _cifar10_root() -> Path | None:
