@@ -106,13 +106,12 @@ def plot_effective_field(
             _outline(ax, receptive_field, "--", f"field in theory, {receptive_field} x {receptive_field}")
         side = max(image_size, receptive_field or 0, width, height) / 2 + 1
         ax.set(xlim=(-side, side), ylim=(side, -side), title=wrapped(name, 24))
-        ax.set_facecolor("white")
     _label(figure, axes, "column, from the centre [pixels]", "row, from the centre [pixels]")
     assert image is not None  # there is at least one field
     bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
     bar.set_label("gradient magnitude,\nrelative to the largest")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(2, len(axes)), frameon=False)
     return figure
 
 
