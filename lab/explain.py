@@ -108,9 +108,9 @@ def class_activation_maps(net: nn.Module, images: Tensor, classes: Array | None 
     class that the network predicts. A positive number speaks for the class, a negative one against it.
 
     At each place, the sum over channels of activation times gradient of the class's logit, times the number
-    of places, so that the mean over the places is what the map contributes to the logit. The map is the one
-    that enters the last convolution or linear layer, or if none enters it, because the places were averaged
-    before, the last one with more than one place. It follows that for
+    of places: if what follows the map is linear, the mean over the places is what it adds to the logit. The
+    map is the one that enters the last convolution or linear layer, or if none enters it, because the places
+    were averaged before, the last one with more than one place. It follows that for
 
     - a convolution whose places are averaged, as in our Net, the mean over places is the logit without the
       bias; if the convolution is 1x1, the result is `net.features(images)[n, class]` without the bias,
@@ -262,8 +262,8 @@ def alone_and_together(net: nn.Module, images: Tensor) -> dict[str, float]:
     images: prepared float images (N, C, H, W), at least two. Returns the largest difference between the
     logits alone and together in each mode, {"training": ..., "evaluation": ...}. In training mode, batch
     normalization makes it large, because the statistics are those of the batch. In evaluation mode it is
-    near 0; rounding may depend on the size of the batch. Dropout is off in both, since its random masks would
-    count.
+    near 0; rounding may depend on the size of the batch. The dropout of torch.nn is off in both, since its
+    random masks would count; other modules that draw random numbers do so.
 
     Raises ValueError for other images, and for a network that has no logits; torch raises it if a batch
     normalization finds a single number per channel in one image.

@@ -169,6 +169,10 @@ def labelled(count=4):
 
 # For each plot function a call that draws, and one that is refused.
 CALLS = {
+    "plot_activation_maps": (
+        lambda: figures.plot_activation_maps(pictures(2), torch.ones(2, 4, 4), "ab", dataset=DATASET),
+        lambda: figures.plot_activation_maps(pictures(2), torch.ones(3, 4, 4), "ab", dataset=DATASET),
+    ),
     "plot_augmentations": (
         lambda: figures.plot_augmentations(pictures(2), torch.stack([pictures(2)] * 2, 1), dataset=DATASET),
         lambda: figures.plot_augmentations(pictures(2), pictures(2), dataset=DATASET),
@@ -198,6 +202,14 @@ CALLS = {
     "plot_differences": (
         lambda: figures.plot_differences(difference_rows(), dataset=DATASET),
         lambda: figures.plot_differences([{}], dataset=DATASET),
+    ),
+    "plot_effective_field": (
+        lambda: figures.plot_effective_field({"a": torch.ones(4, 4)}),
+        lambda: figures.plot_effective_field({"a": torch.zeros(4, 4)}),
+    ),
+    "plot_footprints": (
+        lambda: figures.plot_footprints({"a": torch.ones(3, 3).long()}),
+        lambda: figures.plot_footprints({}),
     ),
     "plot_grid": (
         lambda: figures.plot_grid([[0.5]], [[0.1]], ["batch"], ["mixed"], dataset=DATASET),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -17,7 +18,7 @@ from lab.checks import as_integer
 from lab.figures.common import FAINT, INK, pictures, styled, suptitle, titled, wrapped
 from lab.metrics import Array, as_array
 
-OUTLINE = "#D55E00"  # Okabe and Ito's vermilion, light and dark enough for both ends of the scales
+OUTLINE = "#D55E00"  # Okabe and Ito's vermilion
 COLUMNS = 4  # panels in a row
 
 
@@ -40,7 +41,7 @@ def plot_activation_maps(images: Array, maps: Array, titles: Sequence[str], *, d
     width = max(1.35 * columns, 5.5)
     layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, hspace=0.02, wspace=0.02)
     figure, axes = plt.subplots(
-        2 * blocks, columns, figsize=(width, 3.1 * blocks + 0.9), squeeze=False, layout=layout
+        2 * blocks, columns, figsize=(width, 2.9 * blocks + 0.95), squeeze=False, layout=layout
     )
     for ax in axes.flat:
         ax.set_axis_off()
@@ -81,10 +82,10 @@ def _overlay(ax: Axes, picture: np.ndarray, values: np.ndarray):
 def plot_effective_field(
     fields: Mapping[str, Array], *, receptive_field: int | None = None, image_size: int = 32
 ) -> Figure:
-    """Show effective receptive fields beside each other, on one linear scale, around their images' centre.
+    """Show effective receptive fields on a linear scale, around the centre of the images.
 
-    fields: by name, (H, W), as from `effective_receptive_field`. The scale ends at the largest value of each
-    field. The solid outline is an image of `image_size` pixels in the centre, the dashed one a square of
+    fields: by name, (H, W), as from `effective_receptive_field`, each shown relative to its largest value.
+    The solid outline is an image of `image_size` pixels in the centre, the dashed one a square of
     `receptive_field` pixels, the side of the field in theory. Raises ValueError for no field, and for other
     shapes or numbers.
     """
@@ -105,13 +106,12 @@ def plot_effective_field(
             _outline(ax, receptive_field, "--", f"field in theory, {receptive_field} x {receptive_field}")
         side = max(image_size, receptive_field or 0, width, height) / 2 + 1
         ax.set(xlim=(-side, side), ylim=(side, -side), title=wrapped(name, 24))
-        ax.set_facecolor("white")
     _label(figure, axes, "column, from the centre [pixels]", "row, from the centre [pixels]")
     assert image is not None  # there is at least one field
     bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
     bar.set_label("gradient magnitude,\nrelative to the largest")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(2, len(axes)), frameon=False)
     return figure
 
 
@@ -128,6 +128,7 @@ def _checked_field(name: str, field: Array) -> np.ndarray:
 def _outline(ax: Axes, side: int, style: str, label: str) -> None:
     outline = Rectangle((-side / 2, -side / 2), side, side, fill=False, edgecolor=OUTLINE, linewidth=1.8)
     outline.set(linestyle=style, label=label)
+    outline.set_path_effects([patheffects.Stroke(linewidth=3.6, foreground="white"), patheffects.Normal()])
     ax.add_patch(outline)
 
 
@@ -135,9 +136,8 @@ def _outline(ax: Axes, side: int, style: str, label: str) -> None:
 def plot_footprints(footprints: Mapping[str, Array]) -> Figure:
     """Show how many paths lead from each pixel to one output; a pixel that is never read stays white.
 
-    footprints: by name, integers (S, S), as from `footprint`. All have the same size in the picture of a
-    pixel, and a colour scale of their own, from 1 to their largest. Raises ValueError for none, and for other
-    shapes or numbers.
+    footprints: by name, integers (S, S), as from `footprint`, each shown relative to its largest number. A
+    pixel has the same size in all of them. Raises ValueError for none, and for other shapes or numbers.
     """
     arrays = {name: _checked_footprint(name, paths) for name, paths in footprints.items()}
     figure, axes = _panels("footprints", len(arrays))
