@@ -292,9 +292,9 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
 
 # The trained networks: the SHA-256 of each file weights/NAME.pt.
 PRETRAINED: dict[str, str] = {
-    "batch-norm-muon": "82843592182a72bc0d137ed6e35763b2623da04238ca69a43614a6028d47a9da",
-    "layer-norm-adamw-l2": "c3d9e4b3cbb7a2e2c71a47ac9b52a6b85c350b87c098b7133af8271d8665bd73",
-    "group-norm-sgd-l1": "4e2c0c80aa42460d16339cc4a5911a293738421fbe8b7acb99f1b412601a1306",
+    "batch-norm-muon": "9265f676d7d34eac7857235bc307005a3819e71e8dfa773b9d39c7662ce6ef1c",
+    "layer-norm-adamw-l2": "58f77a5f9b77ffe7f6e77f0f795e58b789e3e48008ca91f38e769e72ef0c7c32",
+    "group-norm-sgd-l1": "282ed413b8045e58c6ef4404b7d67677301626f822107172448d14be3a851010",
     "minute": "baada075247487e7d180dae29c39b3fef6b46ffa2e179cd799841e55af18c7ab",
     "frontier": "a01e033a5cfbd7429397bf98f544cb4f5d720b20d51d121f6c143a4f1196c400",
     "frontier-small": "cec237b38b29af526fbe6aad8992bea2641f57d83d749c036b3331089b1422b1",
