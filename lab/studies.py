@@ -228,6 +228,23 @@ EQUAL_SIZE = Study(
     _families(_EQUAL),
 )
 
+# So many epochs take the same time, up to 5 %: the step of each in results/study/bench.
+EPOCHS = {"standard": 8, "dilated": 8, "depthwise_separable": 9, "blueprint_separable": 7, "mixed": 9}
+
+_TIMED = {conv: arm(conv, label="equal-time", epochs=epochs) for conv, epochs in EPOCHS.items()}
+
+EQUAL_TIME = Study(
+    "techniques-in-equal-time",
+    "Which convolution technique, in equal training time?",
+    [*_TIMED.values()],
+    [
+        Family(
+            "techniques in equal time",
+            _against(_TIMED["standard"].label, [each.label for each in _TIMED.values()]),
+        )
+    ],
+)
+
 # ---- What explains the differences -----------------------------------------------------------------
 
 _FIRST = {
@@ -319,6 +336,7 @@ STUDIES: dict[str, Study] = {
         ADDITIONS,
         DILATION_OR_STRIDE,
         EQUAL_SIZE,
+        EQUAL_TIME,
         BATCH_SIZES,
     )
 }

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lab import costs
 from lab.experiment import Experiment
 from lab.grid import Study
 from lab.studies import (
@@ -13,7 +14,9 @@ from lab.studies import (
     BUDGET,
     DILATION_OR_STRIDE,
     EQUAL_SIZE,
+    EQUAL_TIME,
     MODELS,
+    PUBLISHED,
     STUDIES,
     TECHNIQUES,
     WIDTHS,
@@ -61,6 +64,15 @@ def test_arms_of_equal_size_are_the_widest_within_the_budget(conv, norm):
         assert Net.within(BUDGET, conv=conv, norm=norm).config["width"] == WIDTHS[conv]
     network = EQUAL_SIZE[f"{conv}-{norm}-muon-equal-size"].network()
     assert count_parameters(network) <= BUDGET == count_parameters(Net())
+
+
+def test_arms_of_equal_time_take_the_same_time_as_measured():
+    measured = costs.read(PUBLISHED / "bench")
+    found = costs.costs(measured, EQUAL_TIME.arms)
+    seconds = {
+        each.conv: each.recipe.epochs * found[each.label].train_microseconds for each in EQUAL_TIME.arms
+    }
+    assert max(seconds.values()) < 1.05 * min(seconds.values())
 
 
 def test_the_ways_to_grow_the_receptive_field_have_equal_fields_and_sizes():
