@@ -1,6 +1,7 @@
 """Figures: what is drawn equals what was given, and nothing outside the figure changes."""
 
 import gc
+import itertools
 import subprocess
 import sys
 import weakref
@@ -219,7 +220,7 @@ CALLS = {
         lambda: figures.plot_misclassified(*labelled(), torch.eye(3)[[0, 0, 0, 0]], CLASSES, dataset=DATASET),
         lambda: figures.plot_misclassified(*labelled(), torch.eye(3), CLASSES, dataset=DATASET),
     ),
-    "plot_normalizations": (figures.plot_normalizations, lambda: figures.plot_normalizations("batch")),
+    "plot_normalizations": (figures.plot_normalizations, lambda: figures.plot_normalizations("bath")),
     "plot_range_test": (
         lambda: figures.plot_range_test({"sgd": RISING}, {"sgd": 0.02}),
         lambda: figures.plot_range_test({"sgd": RISING}, {"muon": 0.02}),
@@ -891,6 +892,59 @@ def test_normalizations_mark_the_cells_of_one_mean():
         assert sum(marked) == expected.pop(name)
         assert {"C [channels]", "N [images]", "H·W [pixels]"} <= {text.get_text() for text in ax.texts}
     assert not expected
+
+
+TECHNIQUES = ("standard", "dilated", "depthwise_separable", "blueprint_separable")
+NORMALIZATIONS = ("batch", "layer", "group", "instance")
+
+
+def test_schematics_show_what_was_asked_for_in_that_order():
+    figure = figures.plot_techniques("dilated", "standard")
+    places = {text.get_text(): text.get_position()[0] for text in figure.axes[0].texts}
+    assert places["dilated"] < places["standard"]
+    assert not {"depthwise-separable", "blueprint-separable"} & set(places)
+    figure = figures.plot_normalizations("layer", "batch")
+    assert [ax.get_title() for ax in figure.axes] == ["layer", "batch"]
+    colours = {to_hex(patch.get_facecolor()).upper() for patch in figure.axes[0].patches}
+    assert colours == {figures.NORM_COLOURS["layer"], "#FFFFFF"}
+
+
+def test_schematics_without_names_show_all_as_with_all_names(tmp_path):
+    for draw, names in (
+        (figures.plot_techniques, TECHNIQUES),
+        (figures.plot_normalizations, NORMALIZATIONS),
+    ):
+        without, named = (
+            figures.save(draw(), tmp_path / "a.png"),
+            figures.save(draw(*names), tmp_path / "b.png"),
+        )
+        assert without.read_bytes() == named.read_bytes()
+
+
+def test_schematics_refuse_names_that_they_cannot_draw():
+    with pytest.raises(ValueError, match="unknown technique 'mixed'; choose one of 'standard', 'dilated', "):
+        figures.plot_techniques("standard", "mixed")
+    with pytest.raises(ValueError, match="unknown normalization 'none'; choose one of 'batch', 'layer', "):
+        figures.plot_normalizations("none")
+
+
+@pytest.mark.parametrize(
+    ("draw", "name"),
+    [(figures.plot_techniques, name) for name in TECHNIQUES]
+    + [(figures.plot_normalizations, name) for name in NORMALIZATIONS],
+)
+def test_the_texts_of_a_single_schematic_do_not_touch(draw, name):
+    figure = draw(name)
+    figure.draw_without_rendering()
+    axes = figure.axes
+    drawn = [*figure.texts, *(text for ax in axes for text in (*ax.texts, ax.title) if text.get_text())]
+    # One text is slanted: its box holds more than its letters.
+    boxes = [text.get_window_extent() for text in drawn if text.get_rotation() in (0, 90)]
+    assert len(boxes) >= 5
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
+    width = figure.bbox.width
+    assert all(box.x0 >= 0 and box.x1 <= width for box in boxes)
 
 
 def test_saved_files_are_equal_for_equal_figures(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -12,6 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 
+from lab.checks import as_choice
 from lab.figures.common import (
     FAINT,
     INK,
@@ -31,6 +33,7 @@ SIDE, SPACE, MAPS = 7, 1.4, 3  # side of a map in pixels, space between two maps
 LEVELS = {"input": 24.0, "between": 12.0, "output": 0.0}  # lower edge of each row of maps
 WIDTH = MAPS * SIDE + (MAPS - 1) * SPACE  # of one technique
 PITCH = WIDTH + 6  # from one technique to the next
+LABELS, MARGIN = 9, 5  # room to the left of the first technique; what is wider than a PITCH for each
 EXAMPLE = 64  # channels in and out, for the number of weights
 
 Taps = tuple[tuple[int, int], ...]  # (row, column) of the marked pixels of a map
@@ -97,20 +100,27 @@ SCHEMATICS = (
 
 
 @styled
-def plot_techniques(*, ax: Axes | None = None) -> Figure:
+def plot_techniques(*names: str, ax: Axes | None = None) -> Figure:
     """Draw a schematic of the techniques: the taps (pixels by channels) that one output value reads.
 
-    From left to right: standard, dilated (dilation 2), depthwise-separable and blueprint-separable
-    convolution with a kernel of k = 3 pixels. Below each is its number of weights from C to C' channels.
+    The kernel has k = 3 pixels. Below each technique is its number of weights from C to C' channels.
+
+    names: "standard", "dilated" (dilation 2), "depthwise_separable", "blueprint_separable", drawn from left
+    to right; all four if none is given. Raises ValueError for another name.
     """
-    ax = new_axes(ax, 14, 6.2)
-    for number, technique in enumerate(SCHEMATICS):
+    techniques = {technique.name: technique for technique in SCHEMATICS}
+    shown = [techniques[as_choice("technique", name, techniques)] for name in names or techniques]
+    share = (len(shown) * PITCH + MARGIN) / (len(SCHEMATICS) * PITCH + MARGIN)
+    ax = new_axes(ax, 14 * share, 6.2 if len(shown) == len(SCHEMATICS) else 5.4)
+    for number, technique in enumerate(shown):
         _draw_technique(ax, number * PITCH, technique)
     for text, level in (("input\nC channels", "input"), ("output\nC' channels", "output")):
         ax.text(-1.5, LEVELS[level] + SIDE / 2, text, ha="right", va="center", fontsize=10)
-    ax.set(xlim=(-9, len(SCHEMATICS) * PITCH - 4), ylim=(-6, LEVELS["input"] + SIDE + 4), aspect="equal")
+    right = len(shown) * PITCH + MARGIN - LABELS
+    ax.set(xlim=(-LABELS, right), ylim=(-6, LEVELS["input"] + SIDE + 4), aspect="equal")
     ax.axis("off")
-    ax.set_title("What one output value reads: the marked pixels of the maps, one map a channel", fontsize=13)
+    title = "What one output value reads: the marked pixels of the maps, one map a channel"
+    ax.set_title(textwrap.fill(title, 40 * len(shown)), fontsize=13 if len(shown) > 1 else 11)
     return figure_of(ax)
 
 
@@ -189,18 +199,24 @@ NORMALIZATIONS = (  # name, marked images and channels, axes of one mean, how ma
 
 
 @styled
-def plot_normalizations() -> Figure:
+def plot_normalizations(*names: str) -> Figure:
     """Draw a schematic of batch, layer, group and instance normalization on a batch (N, C, H·W).
 
     The coloured cells share one mean and one variance. Below each panel are the axes over which these are
     taken, and how many of them there are (G groups, here 2).
 
+    names: "batch", "layer", "group", "instance", drawn from left to right; all four if none is given. Raises
+    ValueError for another name.
+
     Source: after figure 2 of Wu and He, "Group Normalization", arXiv 1803.08494.
     """
-    figure, axes = plt.subplots(1, len(NORMALIZATIONS), figsize=(13, 4.2), layout="constrained")
+    known = {row[0]: row for row in NORMALIZATIONS}
+    shown = [known[as_choice("normalization", name, known)] for name in names or known]
+    size = (13 / len(NORMALIZATIONS) * len(shown), 4.2 if len(shown) > 1 else 4.5)
+    figure, axes = plt.subplots(1, len(shown), figsize=size, layout="constrained", squeeze=False)
     _, channels, pixels = CUBE
     width, height = np.array([channels, pixels]) + CUBE[0] * DEPTH
-    for ax, (name, marked_images, marked_channels, over, means) in zip(axes, NORMALIZATIONS, strict=True):
+    for ax, (name, marked_images, marked_channels, over, means) in zip(axes[0], shown, strict=True):
         _draw_cube(ax, NORM_COLOURS[name], marked_images, marked_channels)
         _name_axes(ax)
         text = f"one mean and variance over {over}\n{means} of each"
@@ -208,7 +224,8 @@ def plot_normalizations() -> Figure:
         ax.set_title(name, fontsize=13, fontweight="bold", color=readable(NORM_COLOURS[name]))
         ax.set(xlim=(-1.2, width + 0.6), ylim=(-3.1, height + 0.3), aspect="equal")
         ax.axis("off")
-    suptitle(figure, "Normalizations: the coloured cells share one mean and one variance")
+    text = "the coloured cells share one mean and one variance"
+    suptitle(figure, f"Normalizations: {text}" if len(shown) > 1 else text.capitalize())
     return figure
 
 
