@@ -553,7 +553,9 @@ def test_a_rate_that_is_far_too_high_ends_in_an_error_and_no_network_of_nan_is_s
     with pytest.raises(Diverged, match="try a lower learning rate"):
         run(experiment, tmp_path, data=data, device="cpu", threads=1, progress=False)
     assert not list(tmp_path.glob("*.pt"))
-    assert not list(tmp_path.glob("*.json"))
+    record = History.load(tmp_path / "wild-seed0.json")  # a study counts it as a rate that does not train
+    assert (record.epochs, record.is_complete) == (0, True)
+    assert "try a lower learning rate" in record.diverged
 
 
 def ruined_at(net: nn.Module, number: int) -> nn.Module:
@@ -598,7 +600,9 @@ def test_weights_that_are_ruined_in_the_last_step_of_an_epoch_end_the_run(data, 
 
 
 def test_a_test_loss_that_is_not_finite_stops_the_run_too(data, path, monkeypatch):
-    monkeypatch.setattr(lab.training, "test", lambda *arguments, **options: (float("inf"), 0.1))
+    labels = torch.arange(20) % 10
+    logits = torch.zeros(20, 10).scatter_(1, labels[:, None], -math.inf)
+    monkeypatch.setattr(lab.training, "evaluate", lambda *arguments, **options: (logits, labels))
     with pytest.raises(Diverged, match="the test loss is inf in epoch 1") as error:
         trained(path, data)
     assert not path.exists()
