@@ -27,17 +27,22 @@ from lab.training import Diverged
 
 HELD_OUT = 5_000  # training images on which rates are chosen
 STEP = 2.0  # the factor between neighbouring rates
-MOST_TRIALS = 9  # of one arm, after which the search ends
+MOST_TRIALS = 9  # rates of one arm, after which the search ends
+NEAR = 0.01  # behind the best accuracy, in [0, 1]: rates so near to it are tried with more seeds
 CLOSE = 0.005  # a difference in accuracy, in [0, 1], for which more seeds are needed
 DATASET_NAMES = {"cifar10": CIFAR_10, "stand-in": STAND_IN}  # what records call them
 LOST = 3  # times that workers may die, one after another without a run that ends
 
 
 class Trial(NamedTuple):
-    """A learning rate that was tried, and the accuracy on held-out images, in [0, 1]; 0 if it diverged."""
+    """A learning rate that was tried, and the mean accuracy on held-out images, in [0, 1].
+
+    A run that diverged has accuracy 0.
+    """
 
     lr: float
     accuracy: float
+    seeds: int = 1
 
 
 class Family(NamedTuple):
@@ -53,8 +58,10 @@ class Study:
 
     The search is the same for every arm: its rate, half of it and twice it, each trained once, with seed 0,
     and evaluated on held-out training images; then further in the direction of the best rate until that has a
-    worse one on both sides, or MOST_TRIALS were tried. With the best rate the arm is trained on all training
-    images, once for each seed. Arms of a pair that are closer than CLOSE get `more_seeds`.
+    worse one on both sides, or MOST_TRIALS were tried. Rates within NEAR of the best are trained with
+    `trial_seeds` seeds, each with its own held-out images, since one run cannot tell them apart; their mean
+    decides. With the best rate the arm is trained on all training images, once for each seed. Arms of a pair
+    that are closer than CLOSE get `more_seeds`.
 
     Raises ValueError for a wrong value, for two arms with the same label, and for a pair of unknown arms.
     """
@@ -66,6 +73,7 @@ class Study:
     seeds: int = 5
     more_seeds: int = 10
     held_out: int = HELD_OUT
+    trial_seeds: int = 3
 
     def __post_init__(self):
         object.__setattr__(self, "arms", tuple(self.arms))
@@ -80,6 +88,7 @@ class Study:
         as_integer("seeds", self.seeds, 1)
         as_integer("more_seeds", self.more_seeds, 0)
         as_integer("held_out", self.held_out, 1)
+        as_integer("trial_seeds", self.trial_seeds, 1)
         for label in {label for pair in self.pairs for label in pair}:
             self[label]  # raises for an unknown one
 
@@ -96,30 +105,46 @@ class Study:
         labels = ", ".join(repr(arm.label) for arm in self.arms)
         raise ValueError(f"unknown arm {label!r} of the study {self.name!r}; choose from {labels}")
 
-    def trial(self, arm: Experiment, lr: float) -> Experiment:
+    def trial(self, arm: Experiment, lr: float, seed: int = 0) -> Experiment:
         """The run that tries the rate `lr`."""
         recipe = replace(arm.recipe, lr=lr)
         label = f"{arm.label}-lr-{lr:g}"
-        return replace(arm, label=label, recipe=recipe, seed=0, validation=self.held_out)
+        return replace(arm, label=label, recipe=recipe, seed=seed, validation=self.held_out)
 
     def search(self, arm: Experiment, records: Records) -> tuple[list[Trial], list[Experiment]]:
         """The rates tried so far, in order, and the trials that are still to be made; none at its end."""
         rates = [arm.recipe.lr / STEP, arm.recipe.lr, arm.recipe.lr * STEP]
         while True:
-            trials, missing = [], []
-            for rate in rates:
-                experiment = self.trial(arm, rate)
-                record = records.find(experiment)
-                if record is None:
-                    missing.append(experiment)
-                else:
-                    trials.append(Trial(rate, 0.0 if record.diverged else record.accuracy[-1]))
+            trials, missing = self._tried(arm, rates, 1, records)
             if missing:
                 return trials, missing
-            best = best_of(trials).lr
-            if best not in (rates[0], rates[-1]) or len(rates) == MOST_TRIALS:
+            best = best_of(trials)
+            if best.lr not in (rates[0], rates[-1]):
+                near = [trial.lr for trial in trials if trial.accuracy >= best.accuracy - NEAR]
+                again, missing = self._tried(arm, near if len(near) > 1 else [], self.trial_seeds, records)
+                sure = {trial.lr: trial for trial in again}
+                trials = [sure.get(trial.lr, trial) for trial in trials]
+                best = best_of(trials)
+                if missing:
+                    return trials, missing
+            if best.lr not in (rates[0], rates[-1]) or len(rates) == MOST_TRIALS:
                 return trials, []
-            rates = [best / STEP, *rates] if best == rates[0] else [*rates, best * STEP]
+            rates = [best.lr / STEP, *rates] if best.lr == rates[0] else [*rates, best.lr * STEP]
+
+    def _tried(
+        self, arm: Experiment, rates: Iterable[float], seeds: int, records: Records
+    ) -> tuple[list[Trial], list[Experiment]]:
+        """The rates all of whose seeds are done, and the runs that others lack."""
+        trials, missing = [], []
+        for rate in rates:
+            experiments = [self.trial(arm, rate, seed) for seed in range(seeds)]
+            found = [records.find(experiment) for experiment in experiments]
+            missing += [each for each, record in zip(experiments, found, strict=True) if record is None]
+            done = [record for record in found if record is not None]
+            if len(done) == seeds:
+                accuracies = [0.0 if record.diverged else record.accuracy[-1] for record in done]
+                trials.append(Trial(rate, float(np.mean(accuracies)), seeds))
+        return trials, missing
 
     def runs(self, arm: Experiment, records: Records) -> list[Experiment]:
         """The runs of an arm, at its best rate, one for each seed; none while the search goes on."""
@@ -212,8 +237,8 @@ def _rights(runs: Iterable[History]) -> dict[int, np.ndarray]:
 
 
 def best_of(trials: Iterable[Trial]) -> Trial:
-    """The trial with the highest accuracy; of equal ones that with the lowest rate."""
-    return max(trials, key=lambda trial: (trial.accuracy, -trial.lr))
+    """The best of the trials with the most seeds: the highest accuracy; of equal ones the lowest rate."""
+    return max(trials, key=lambda trial: (trial.seeds, trial.accuracy, -trial.lr))
 
 
 class Records:

@@ -192,7 +192,9 @@ def test_every_published_record_belongs_to_a_study():
     for study in STUDIES.values():
         for arm in study.arms:
             trials, _ = study.search(arm, records)
-            stems |= {study.trial(arm, trial.lr).stem for trial in trials}
+            stems |= {
+                study.trial(arm, trial.lr, seed).stem for trial in trials for seed in range(trial.seeds)
+            }
             stems |= {run.stem for run in study.runs(arm, records)}
     assert {path.stem for path in PUBLISHED.glob("*.json")} <= stems
 

@@ -50,11 +50,11 @@ def pretend(folder, run: Experiment, accuracy: float = 0.5, **changes) -> None:
 
 
 def searched(folder, study: Study, accuracies: dict[float, float]) -> list[float]:
-    """The rates that the study's search tries, one wave after another, if they give these accuracies."""
+    """The rates that the study's search tries with the first seed, in order, if they give these accuracies."""
     tried = []
     while trials := study.search(study.arms[0], Records(folder))[1]:
         for trial in trials:
-            tried.append(trial.recipe.lr)
+            tried += [trial.recipe.lr] if trial.seed == 0 else []
             pretend(folder, trial, accuracies[trial.recipe.lr])
     return tried
 
@@ -79,6 +79,37 @@ def test_a_search_goes_on_until_the_best_rate_has_a_worse_one_on_both_sides(
     trials, _ = study.search(study.arms[0], Records(tmp_path))
     assert best_of(trials).lr == best
     assert [trial.lr for trial in trials] == sorted(accuracies)
+
+
+def test_rates_that_one_run_cannot_tell_apart_are_tried_with_more_seeds_and_their_mean_decides(tmp_path):
+    study = a_study()
+    (arm,) = study.arms
+    first = {0.05: 0.3, 0.1: 0.508, 0.2: 0.5, 0.4: 0.3}
+    for lr in (0.05, 0.1, 0.2):
+        pretend(tmp_path, study.trial(arm, lr), first[lr])
+    missing = study.search(arm, Records(tmp_path))[1]
+    assert [(run.recipe.lr, run.seed) for run in missing] == [(0.1, 1), (0.1, 2), (0.2, 1), (0.2, 2)]
+    assert {run.validation for run in missing} == {50}
+    for run in missing:  # all below what the worst rate had with the first seed's images
+        pretend(tmp_path, run, {0.1: 0.1, 0.2: 0.2}[run.recipe.lr])
+    missing = study.search(arm, Records(tmp_path))[1]
+    assert [(run.recipe.lr, run.seed) for run in missing] == [(0.4, 0)]  # the better one is at the edge now
+    pretend(tmp_path, missing[0], first[0.4])
+    trials, missing = study.search(arm, Records(tmp_path))
+    assert missing == []
+    assert trials == [
+        Trial(0.05, 0.3),
+        Trial(0.1, 0.236, 3),
+        Trial(0.2, pytest.approx(0.3), 3),
+        Trial(0.4, 0.3),
+    ]
+    assert best_of(trials).lr == 0.2
+    assert {run.recipe.lr for run in study.runs(arm, Records(tmp_path))} == {0.2}
+
+
+def test_rates_that_differ_by_more_are_not_tried_again(tmp_path):
+    study = a_study()
+    assert searched(tmp_path, study, {0.05: 0.3, 0.1: 0.511, 0.2: 0.5}) == [0.05, 0.1, 0.2]
 
 
 def test_a_search_that_finds_no_difference_ends(tmp_path):
