@@ -96,11 +96,11 @@ SUMMARY = (  # the experiments that README shows first
 
 
 def summary_table(histories: Iterable[History]) -> str:
-    """The experiments of SUMMARY as a narrow Markdown table: of each the processor with the shortest time.
+    """The experiments of SUMMARY as a narrow Markdown table: of each the CPU with the shortest time.
 
-    Accuracy, seeds and time are as in `report`. Experiments without a finished run are left out.
+    Accuracy, seeds and time are as in `report`. Experiments without a finished run on a CPU are left out.
     """
-    done = [run for run in histories if not _shortfall(run) and run.evaluated_on == "test"]
+    done = [run for run in histories if not _shortfall(run) and run.evaluated_on == "test" and _on_cpu(run)]
     groups = by_experiment([run for run in done if run.name in SUMMARY])
     rows = []
     for name in SUMMARY:
@@ -113,6 +113,10 @@ def summary_table(histories: Iterable[History]) -> str:
             rows.append([*words, str(len(runs)), accuracy, seconds, runs[0].processor])
     head = ["network", "parameters", "epochs", "seeds", "test accuracy, %", "time, s", "processor"]
     return markdown_table(head, rows, "lrrrrrl")
+
+
+def _on_cpu(run: History) -> bool:
+    return run.machine.get("device", "cpu") == "cpu"
 
 
 def ladder_table(histories: Iterable[History], *, short: bool = False) -> str:

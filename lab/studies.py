@@ -137,7 +137,11 @@ MODELS = Study(
 
 # Strengths a factor of four apart. L1 and L2 are added to the loss, over all convolution weights; decay is
 # AdamW's, decoupled from the gradient. Muon keeps the norm of the weights, so that none of them acts there.
-STRENGTHS = {"l1": (4e-6, 1.6e-5, 6.4e-5, 2.56e-4), "l2": (1e-5, 4e-5, 1.6e-4), "weight_decay": (0.01, 0.04, 0.16)}
+STRENGTHS = {
+    "l1": (4e-6, 1.6e-5, 6.4e-5, 2.56e-4),
+    "l2": (1e-5, 4e-5, 1.6e-4),
+    "weight_decay": (0.01, 0.04, 0.16),
+}
 PENALTY_NAMES = {"l1": "L1", "l2": "L2", "weight_decay": "decay"}
 
 

@@ -609,12 +609,14 @@ def test_the_text_has_every_figure(measured):
 # ---- README's own tables ---------------------------------------------------------------------------
 
 
-def test_the_summary_has_of_each_experiment_the_fastest_processor(monkeypatch):
+def test_the_summary_has_of_each_experiment_the_fastest_cpu(monkeypatch):
     monkeypatch.setattr(report, "SUMMARY", ("fast-batch-mixed", "other", "not there"))
     name = "fast-batch-mixed"
     runs = [history(seed, 0.8, 9.0, name) for seed in (0, 1)]
     new = {"machine": {"processor": "New"}}
     runs += [dataclasses.replace(history(seed, 0.9, 4.0, name), **new) for seed in (0, 1)]
+    gpu = {"machine": {"processor": "New", "device": "NVIDIA H200"}}
+    runs += [dataclasses.replace(history(seed, 0.9, 1.0, name), **gpu) for seed in (0, 1)]
     runs += [history(0, 0.7, name="other"), history(0, 0.6, name="unasked")]
     lines = report.summary_table(runs).splitlines()[2:]
     assert len(lines) == 2
