@@ -52,7 +52,7 @@ from lab.range_test import range_test
 from lab.recipes import RECIPES, Recipe
 from lab.records import History
 from lab.report import overview
-from lab.studies import STUDIES, arm, published
+from lab.studies import STUDIES, arm, measured, published
 from lab.study import run_each
 from lab.training import distilled, evaluate, fit, test, train
 
@@ -94,6 +94,7 @@ __all__ = [
     "load_dataset",
     "loaders_from",
     "machine",
+    "measured",
     "normalize",
     "number_format",
     "overview",

@@ -20,7 +20,7 @@ from lab.machine import pick_device
 from lab.measurements import LABELS, Labels, Measurements, look_inside, save_looks
 from lab.recipes import RECIPES
 from lab.report import SURE, assess, bench_text, card, files, ladder_table, report_folder
-from lab.studies import PUBLISHED, STUDIES
+from lab.studies import AGAIN, PUBLISHED, STUDIES
 from lab.study import LADDER, ladder_experiments, process_pool, run_all
 from model import CONVS, NORMS, PRETRAINED, Net, count_parameters
 
@@ -296,7 +296,8 @@ def _findings(options: argparse.Namespace) -> int:
         save_looks(look_inside(STUDIES.values(), records, options.networks, data), options.folder)
     if options.write:
         beside = Measurements.load(options.folder)
-        write_whole(options.folder / "README.md", page(STUDIES, records, beside).encode())
+        text = page(STUDIES, records, beside, Records(options.folder / AGAIN))
+        write_whole(options.folder / "README.md", text.encode())
         for study in STUDIES.values():
             for name, draw in pictures(study, records, beside).items():
                 save(draw(), options.folder / f"{name}.png")

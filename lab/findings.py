@@ -84,18 +84,26 @@ def _seen(looks: Sequence[Inside]) -> tuple[str, str]:
     return f"{counts} of {looks[0].maps}", f"{100 * sum(look.small for look in looks) / len(looks):.1f}"
 
 
-def differences_table(study: Study, records: Records) -> Table:
-    """A row for each comparison: the difference in test accuracy, its interval, and what it says."""
+def differences_table(study: Study, records: Records, family: str | None = None) -> Table:
+    """A row for each comparison: the difference in test accuracy, its interval, and what it says.
+
+    family: the name of one, for its comparisons only. Raises ValueError for an unknown one.
+    """
+    names = [each.name for each in study.families]
+    if family is not None and family not in names:
+        choices = ", ".join(map(repr, names))
+        raise ValueError(f"unknown family={family!r} of the study {study.name!r}; choose from {choices}")
     rows = [
         (
             difference_title(study.arms, one, other),
-            family.name,
+            each.name,
             _points(found),
             str(found.seeds),
             verdict(found),
         )
-        for family in study.families
-        for (one, other), found in study.differences(family, records).items()
+        for each in study.families
+        if family in (None, each.name)
+        for (one, other), found in study.differences(each, records).items()
     ]
     return Table(("comparison", "question", "difference, points", "seeds", ""), tuple(rows))
 
@@ -110,6 +118,16 @@ def epochs_table(study: Study, records: Records) -> Table:
     most = max((len(epochs) for _, epochs in found), default=0)
     head = ("comparison, points", *(f"epoch {number + 1}" for number in range(most)))
     return Table(head, tuple((name, *epochs, *[""] * (most - len(epochs))) for name, epochs in found))
+
+
+def again_table(study: Study, records: Records, again: Records) -> Table:
+    """A row for each arm that was trained again elsewhere: whether it came out the same there."""
+    named = titles(study.arms)
+    rows = [
+        (named[label], _points(found), str(found.seeds), verdict(found))
+        for label, found in study.differences_again(records, again).items()
+    ]
+    return Table(("arm", "difference, points", "seeds", ""), tuple(rows))
 
 
 def verdict(found: Estimate) -> str:
@@ -163,8 +181,16 @@ def _sentence(title: str, found: Estimate) -> str:
 # ---- The page --------------------------------------------------------------------------------------
 
 
-def page(studies: Mapping[str, Study], records: Records, beside: Measurements = NOTHING) -> str:
-    """The studies as a Markdown page: question, tables and pictures of each that is complete."""
+def page(
+    studies: Mapping[str, Study],
+    records: Records,
+    beside: Measurements = NOTHING,
+    again: Records | None = None,
+) -> str:
+    """The studies as a Markdown page: question, tables and pictures of each that is complete.
+
+    again: records of runs that were made a second time, on another machine.
+    """
     parts = [INTRODUCTION]
     if beside.costs:
         host = beside.costs["machine"]
@@ -186,11 +212,20 @@ def page(studies: Mapping[str, Study], records: Records, beside: Measurements = 
             compared.markdown(),
             "The same after each epoch, with intervals over the seeds only:",
             epochs_table(study, records).markdown(),
+            *_again(study, records, again),
             *(f"![{study.name}, {name}]({name}.png)" for name in pictures(study, records, beside)),
         ]
     if begun := [study.name for study in studies.values() if study.missing(records)]:
         parts.append(f"Not complete yet, and therefore not shown: {', '.join(begun)}.")
     return "\n\n".join(parts) + "\n"
+
+
+def _again(study: Study, records: Records, again: Records | None) -> Iterable[str]:
+    if again is not None and (compared := again_table(study, records, again)).rows:
+        found = [again.find(run) for arm in study.arms for run in study.runs(arm, records)]
+        made = _made_on(run for run in found if run is not None)
+        yield f"The same runs were made again {made}. Accuracy here minus accuracy there:"
+        yield compared.markdown()
 
 
 def _made_on(runs: Iterable[History]) -> str:
@@ -205,7 +240,8 @@ what is missing.
 
 - Every arm has its own learning rate, found by the same search: the rate it starts from, half of it and
   twice it, each trained once on 45,000 images and judged on the other 5,000 training images; then further
-  in the direction of the best until that has a worse one on both sides.
+  in the direction of the best until that has a worse one on both sides. Rates within a point of the best
+  are tried with two more seeds, each with other held-out images, and the mean of the three decides.
 - With that rate it is trained on all 50,000 training images, with five seeds that all arms share; ten
   where two arms that are compared are closer than half a point. The test images are looked at after the
   last epoch, one view of each.

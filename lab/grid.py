@@ -212,6 +212,19 @@ class Study:
                 found[one, other] = estimate(values if images is None else values[:, images], confidence)
         return found
 
+    def differences_again(self, records: Records, again: Records) -> dict[str, Estimate]:
+        """For each arm that was trained again, elsewhere, the accuracy in `records` minus that in `again`.
+
+        Paired by seed and image, with intervals that hold together, as in `differences`.
+        """
+        pairs = {}
+        for label, runs in self.results(records).items():
+            there = [again.find(run) for run in self.runs(self[label], records)]
+            here, found = _rights(runs), _rights(run for run in there if run is not None)
+            if seeds := [seed for seed in here if seed in found]:
+                pairs[label] = np.stack([here[seed] - found[seed] for seed in seeds])
+        return {label: estimate(values, 1 - 0.05 / len(pairs)) for label, values in pairs.items()}
+
     def differences_by_epoch(self, family: Family, records: Records) -> dict[tuple[str, str], list[Estimate]]:
         """For each pair of a family the difference in test accuracy after each epoch both arms have.
 

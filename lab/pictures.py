@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from lab.studies import OPTIMIZER_NAMES, difference_title, norm_name, titles
 from model import describe
 
 NOTHING = Measurements()
+TRAINING_IMAGES = 50_000
 
 
 def pictures(
@@ -37,6 +39,8 @@ def pictures(
         found["curves"] = partial(curves_picture, study, records)
     if len({arm.conv for arm in study.arms}) > 2:
         found["costs"] = partial(costs_picture, study, records, beside.costs)
+    if beside.costs and len(_techniques(study)) > 1:
+        found["compared"] = partial(compared_picture, study, records, beside.costs)
     found["differences"] = partial(differences_picture, study, records)
     if beside.labels is not None:
         found["classes"] = partial(classes_picture, study, records, beside.labels)
@@ -107,6 +111,29 @@ def curves_picture(study: Study, records: Records) -> Axes:
     curves = {name: np.array(runs) for name, runs in curves.items() if runs}
     title = f"{study.name}: {first.conv}, {_axes_of(first)[1]}"
     return figures.plot_bands(curves, dataset=CIFAR_10, title=title)
+
+
+def _techniques(study: Study) -> list[Experiment]:
+    """The arms that differ from the first in the technique only."""
+    first = study.arms[0]
+    return [arm for arm in study.arms if replace(arm, label=first.label, conv=first.conv) == first]
+
+
+def compared_picture(study: Study, records: Records, measured: Mapping[str, Any]) -> Figure:
+    """Accuracy, size and training time of the arms that differ from the first in the technique only."""
+    spent, rows = costs(measured, study.arms), []
+    for arm in _techniques(study):
+        found, cost, network = (
+            study.accuracy(arm.label, records),
+            spent.get(arm.label),
+            describe(arm.network()),
+        )
+        if found is not None and cost is not None:
+            seconds = 1e-6 * cost.train_microseconds * TRAINING_IMAGES * arm.recipe.epochs
+            row = {"name": arm.conv, "accuracy": found.mean, "half": found.half, "seconds": seconds}
+            rows.append(row | {"parameters": network.total_parameters, "macs": network.total_macs})
+    title = f"{study.name} with {norm_name(study.arms[0].norm)}, {study.arms[0].recipe.epochs} epochs"
+    return figures.plot_comparison(rows, dataset=CIFAR_10, title=title)
 
 
 def costs_picture(study: Study, records: Records, measured: Mapping[str, Any] | None = None) -> Figure:

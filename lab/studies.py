@@ -9,15 +9,22 @@ from typing import Any
 
 from lab.experiment import Experiment
 from lab.grid import Family, Records, Study
+from lab.measurements import Measurements
 from lab.recipes import RECIPES, Recipe
 from model import CONVS, NORMS, STAGES, Row
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "study"
+AGAIN = "again"  # its folder with records of runs that were made a second time, on another machine
 
 
 def published() -> Records:
     """The records of the published runs."""
     return Records(PUBLISHED)
+
+
+def measured() -> Measurements:
+    """What was measured beside the published runs: what each arm costs, and what its networks look like."""
+    return Measurements.load(PUBLISHED)
 
 
 # Short enough that hundreds of runs are possible on two cores, and long enough to rank techniques.

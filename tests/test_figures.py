@@ -243,6 +243,7 @@ def own_settings(request):
     own = {name: "pink" for name in figures.STYLE if name.endswith("color")}
     own |= {"font.family": ["serif"], "font.size": 17.0, "axes.spines.top": True, "figure.dpi": 50}
     own |= {"image.cmap": "gray", "savefig.dpi": 33, "interactive": request.param}
+    plt.close("all")  # those of other tests
     with matplotlib.rc_context(own):
         yield plt.figure()
 
@@ -824,6 +825,14 @@ def test_comparison_bars_are_the_values():
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["standard", "mixed"]
     top, bottom = (figure.axes[0].transData.transform((0, place))[1] for place in (0, 1))
     assert top > bottom  # the first row is the uppermost
+
+
+def test_comparison_shows_intervals_where_they_are_known():
+    rows = [row | {"half": 0.0125} for row in comparison_rows()]
+    ax = figures.plot_comparison(rows, dataset=DATASET, title="mine").axes[0]
+    assert [text.get_text() for text in ax.texts] == ["87.5 ± 1.2 %", "90.0 ± 1.2 %"]
+    (lines,) = [drawn for drawn in ax.collections if len(drawn.get_segments()) == 2]
+    assert lines.get_segments()[0][:, 0].tolist() == [86.25, 88.75]
 
 
 @pytest.mark.parametrize(

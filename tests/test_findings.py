@@ -12,14 +12,14 @@ import torch
 from lab.costs import BATCH, network_key
 from lab.data import load_dataset
 from lab.experiment import Experiment
-from lab.findings import arms_table, differences_table, epochs_table, page, sentences, verdict
+from lab.findings import again_table, arms_table, differences_table, epochs_table, page, sentences, verdict
 from lab.grid import Family, Records, Study
 from lab.maps import Inside
 from lab.measurements import LABELS, Labels, Measurements
 from lab.recipes import Recipe
 from lab.records import History
 from lab.statistics import Estimate, estimate, interval
-from lab.studies import PUBLISHED, STUDIES
+from lab.studies import AGAIN, PUBLISHED, STUDIES
 from model import Net, count_parameters
 
 HERE = Path(__file__).resolve().parent.parent
@@ -132,6 +132,15 @@ def test_a_difference_that_is_noise_is_called_that(records):
     assert second.endswith(" points (3 seeds), no difference measured.")
 
 
+def test_the_differences_of_one_question_can_be_asked_for(records):
+    families = [*STUDY.families, Family("other", (("b", "c"),))]
+    study = Study("mine", "Which?", ARMS, families, seeds=3, more_seeds=0)
+    assert len(differences_table(study, records).rows) == 3
+    assert [row[0] for row in differences_table(study, records, "other").rows] == ["b minus c"]
+    with pytest.raises(ValueError, match="unknown family='none' of the study 'mine'; choose from 'norms'"):
+        differences_table(study, records, "none")
+
+
 def test_a_difference_downwards_and_one_seed_are_said():
     assert verdict(Estimate(-0.02, 0.01, 5)) == "lower"
     assert verdict(Estimate(-0.02, math.nan, 1)) == "interval not known"
@@ -152,6 +161,26 @@ def test_the_page_has_the_tables_of_a_study_and_its_number_of_runs(records):
     assert "## mine\n\nWhich?\n\nFrom 9 runs on all training images, on P in float32.\n" in found
     assert arms_table(STUDY, records).markdown() in found
     assert differences_table(STUDY, records).markdown() in found
+
+
+def test_runs_that_were_made_again_elsewhere_are_compared_with_these(records, tmp_path):
+    (tmp_path / AGAIN).mkdir()
+    for seed in (0, 2):
+        run = STUDY.runs(ARMS[0], records)[seed]
+        there = finished(tmp_path / AGAIN, run, 0.3)
+        there.machine["processor"] = "Q"
+        there.save(tmp_path / AGAIN / f"{run.stem}.json")
+    again = Records(tmp_path / AGAIN)
+    (found,) = STUDY.differences_again(records, again).values()
+    pairs = [(run, again.find(run)) for run in STUDY.runs(ARMS[0], records)]
+    values = [records.find(run).rights() * 1 - there.rights() for run, there in pairs if there is not None]
+    assert found == estimate(np.stack(values), 0.95)  # a single comparison
+    assert again_table(STUDY, records, again).rows == (
+        ("a", f"+{100 * found.mean:.1f} ± {100 * found.half:.1f}", "2", "higher"),
+    )
+    told = page({"mine": STUDY}, records, again=again)
+    assert "made again on Q in float32. Accuracy here minus accuracy there:" in told
+    assert "made again" not in page({"mine": STUDY}, records, again=Records(tmp_path / "none"))
 
 
 def test_arms_closer_than_half_a_point_get_more_seeds(tmp_path):
@@ -183,7 +212,9 @@ def test_arms_closer_than_half_a_point_get_more_seeds(tmp_path):
 
 def test_the_published_page_is_what_the_records_give():
     published = (PUBLISHED / "README.md").read_text(encoding="utf-8")
-    assert published == page(STUDIES, Records(PUBLISHED), Measurements.load(PUBLISHED))
+    assert published == page(
+        STUDIES, Records(PUBLISHED), Measurements.load(PUBLISHED), Records(PUBLISHED / AGAIN)
+    )
 
 
 def test_every_published_record_belongs_to_a_study():

@@ -50,7 +50,7 @@ def pretend(folder, run: Experiment, accuracy: float = 0.5, **changes) -> None:
 
 
 def searched(folder, study: Study, accuracies: dict[float, float]) -> list[float]:
-    """The rates that the study's search tries with the first seed, in order, if they give these accuracies."""
+    """The rates that the study's search tries with its first seed, if they give these accuracies."""
     tried = []
     while trials := study.search(study.arms[0], Records(folder))[1]:
         for trial in trials:

@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from test_findings import IMAGES, RECIPE, finished
 
+from lab.costs import BATCH, network_key
 from lab.experiment import Experiment
 from lab.figures.common import figure_of
 from lab.grid import Family, Records, Study, best_of
@@ -65,6 +66,18 @@ def test_costs_are_those_of_the_networks(records):
     places = {float(line.get_xdata()[0]) for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 1}
     assert count_parameters(Net("batch", "dilated", width=0.25)) in places
     assert len(figure.axes) == 2  # no time was measured
+
+
+def test_techniques_are_compared_with_the_first_norm_and_at_measured_time(records):
+    keys = [network_key(arm) for arm in ARMS]
+    times = {"train": {key: [0.0256] for key in keys}, "forward": {key: [0.00256] for key in keys}}
+    counts = {"flops": dict.fromkeys(keys, 512_000), "memory": dict.fromkeys(keys, 12_345)}
+    measured = {"machine": {}, "batch_size": BATCH, "product": {"100": [0.05]}} | times | counts
+    figure = pictures(STUDY, records, Measurements(measured))["mine-compared"]()
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [*CONVS]
+    found = STUDY.accuracy("mixed batch", records)
+    assert f"{100 * found.mean:.1f} ± {100 * found.half:.1f} %" in texts(figure)
+    assert texts(figure)[-1] == "5.0 s"  # of an epoch of 50,000 images, at 100 µs each
 
 
 def test_differences_are_drawn_with_their_figures(records):

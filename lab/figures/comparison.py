@@ -24,14 +24,16 @@ QUANTITIES = (  # key, axis, factor, how a value is written
 
 
 @styled
-def plot_comparison(rows: Sequence[Mapping[str, Any]], *, dataset: str) -> Figure:
+def plot_comparison(
+    rows: Sequence[Mapping[str, Any]], *, dataset: str, title: str = "techniques compared"
+) -> Figure:
     """Compare techniques: bars of accuracy, parameters, multiply-accumulates and training time.
 
     At the end of each bar is the marker of its technique.
 
     rows: from top to bottom, each with "name", "accuracy" (in [0, 1], shown in percent), "parameters",
-    "macs" (per image) and "seconds" (of training). Raises ValueError for no rows, for a missing key, and
-    for a negative or infinite number.
+    "macs" (per image) and "seconds" (of training); it may have "half", the half-width of the accuracy's
+    interval. Raises ValueError for no rows, for a missing key, and for a negative or infinite number.
     """
     rows = list(rows)
     _check_rows(rows)
@@ -47,13 +49,18 @@ def plot_comparison(rows: Sequence[Mapping[str, Any]], *, dataset: str) -> Figur
         for place, name, value in zip(places, names, values, strict=True):
             look = {"color": palette[name], "marker": marks[name], "markeredgecolor": "white"}
             ax.plot([value], [place], linestyle="none", markersize=9, clip_on=False, **look)
-        ax.bar_label(bars, labels=[written(value) for value in values], padding=8, fontsize=9)
+        labels = [written(value) for value in values]
+        if key == "accuracy" and all("half" in row for row in rows):
+            halves = [row["half"] * factor for row in rows]
+            ax.errorbar(values, places, xerr=halves, fmt="none", ecolor="black", capsize=3, zorder=3)
+            labels = [f"{value:.1f} ± {half:.1f} %" for value, half in zip(values, halves, strict=True)]
+        ax.bar_label(bars, labels=labels, padding=8, fontsize=9)
         ax.set_xlabel(label)
         _scale(ax, max(values), percent=key == "accuracy")
     axes[0].set_yticks(places, names)
     axes[0].set_ylim(len(rows) - 0.4, -0.6)
     axes[0].set_ylabel("technique")
-    suptitle(figure, titled("", dataset, "techniques compared"))
+    suptitle(figure, titled("", dataset, title))
     return figure
 
 
