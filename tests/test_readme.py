@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
+from lab import formats
 from lab.figures.schematics import NORMALIZATIONS, SCHEMATICS
 from lab.report import bench_markdown, ladder_table, report, summary_table
 from lab.study import load_results
@@ -110,6 +111,16 @@ def test_the_figures_of_the_benchmark_are_what_its_files_say():
     paths = sorted((HERE / "results" / "bench").glob("*.json"))
     assert paths
     assert bench_markdown([json.loads(path.read_text()) for path in paths]) in PAGES["docs/speed.md"]
+
+
+def test_how_good_the_chosen_formats_are_is_what_the_file_says():
+    (path,) = (HERE / "results" / "bench" / "formats").glob("*.json")
+    measured = json.loads(path.read_text())
+    ratios = [float(row[-1]) for row in formats.table(measured).rows]
+    best = sum(ratio == 1 for ratio in ratios)
+    assert measured["networks"].keys() == formats.networks().keys()
+    assert formats.worst(measured) <= 1.05
+    assert f"the one chosen was the fastest for {best} of {len(ratios)} networks" in PAGES["docs/speed.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)
