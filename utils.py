@@ -15,6 +15,7 @@ from lab.data import (
     normalize,
     stand_in,
 )
+from lab.exercises import check_answer
 from lab.experiment import Experiment, Run, run
 from lab.explain import (
     alone_and_together,
@@ -79,6 +80,7 @@ __all__ = [
     "arms_table",
     "augmented",
     "carry_out",
+    "check_answer",
     "cifar10_loaders",
     "class_activation_maps",
     "confusion_matrix",

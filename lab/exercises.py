@@ -1,0 +1,105 @@
+"""The notebook's exercises: whether an answer is right, found by computing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from lab.checks import as_choice
+from lab.explain import alone_and_together, footprint
+from lab.grid import best_of
+from lab.studies import MODELS, published
+from model import NORMS, STAGES, Net, conv_block, count_parameters, describe
+
+CHANNELS = 64
+FIELD = 75  # pixels
+BUDGET = 50_000  # parameters
+FACTOR = 4.0  # within which a learning rate is right
+
+
+class Exercise(NamedTuple):
+    """A question of the notebook, and what judges an answer to it: a hint, or None if it is right.
+
+    The judge raises TypeError or ValueError for something that is no answer.
+    """
+
+    expected: str  # what an answer is
+    judge: Callable[[Any], str | None]
+
+
+def check_answer(number: int, answer: Any) -> None:
+    """Say whether the answer to an exercise is right, or give a hint. None is no answer yet.
+
+    Raises ValueError for an unknown number.
+    """
+    if number not in EXERCISES:
+        raise ValueError(f"unknown exercise {number!r}; choose from {', '.join(map(str, EXERCISES))}")
+    exercise = EXERCISES[number]
+    if answer is None:
+        print(f"Exercise {number}: set `answer` to {exercise.expected}, and run this cell again.")
+        return
+    try:
+        hint = exercise.judge(answer)
+    except (TypeError, ValueError) as error:
+        hint = f"expected {exercise.expected} ({error})"
+    print(f"Exercise {number}: {answer!r} is " + ("right." if hint is None else f"not right yet: {hint}."))
+
+
+def _weights(answer: Any) -> str | None:
+    block = conv_block(CHANNELS, CHANNELS, conv="depthwise_separable")
+    depthwise, pointwise = 9 * CHANNELS, CHANNELS**2
+    if int(answer) == count_parameters(block.conv):
+        return None
+    halves = {depthwise: "that is the depthwise half alone", pointwise: "that is the pointwise half alone"}
+    return halves.get(int(answer), "count k² C for the depthwise half and C C' for the pointwise half")
+
+
+def _rates(answer: Any) -> str | None:
+    rates = list(answer)
+    if len(rates) != 3 or max(rates) < 3:
+        raise ValueError(f"{rates} are not three with one of at least 3")
+    left_out = int((footprint(rates) == 0).sum())
+    return f"they leave out {left_out} of {footprint(rates).numel()} pixels" if left_out else None
+
+
+def _dilation(answer: Any) -> str | None:
+    first, *others = STAGES[-1]
+    found = describe(Net(stages=[*STAGES[:-1], [first._replace(dilation=answer), *others]]))
+    return None if (size := found[-1].receptive_field) == FIELD else f"it sees {size} pixels"
+
+
+def _norms(answer: Any) -> str | None:
+    named = {as_choice("norm", name, NORMS) for name in ([answer] if isinstance(answer, str) else answer)}
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    changed = {norm: alone_and_together(Net(norm), images)["training"] for norm in NORMS}
+    true = {norm for norm, difference in changed.items() if difference > 1e-3}
+    wrong = named ^ true
+    return f"look again at {', '.join(sorted(wrong))}" if wrong else None
+
+
+def _width(answer: Any) -> str | None:
+    count = count_parameters(Net(conv="blueprint_separable", width=answer))
+    best = count_parameters(Net.within(BUDGET, conv="blueprint_separable"))
+    if count > BUDGET:
+        return f"it has {count:,} parameters"
+    return None if count == best else f"it has {count:,} parameters, and more are allowed"
+
+
+def _lr(answer: Any) -> str | None:
+    arm = MODELS["mixed-batch-adamw"]
+    best = best_of(MODELS.search(arm, published())[0]).lr
+    if best / FACTOR <= answer <= best * FACTOR:
+        return None
+    return "it is far too low" if answer < best else "it is far too high"
+
+
+EXERCISES: dict[int, Exercise] = {
+    1: Exercise("a number of weights", _weights),
+    2: Exercise("three rates, such as (2, 2, 2)", _rates),
+    3: Exercise("a dilation, such as 2", _dilation),
+    4: Exercise(f"a set of some of {', '.join(NORMS)}", _norms),
+    5: Exercise("a width, such as 1.25", _width),
+    6: Exercise("a learning rate, such as 0.001", _lr),
+}
