@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         _add_ablate,
         _add_evaluate,
         _add_predict,
+        _add_demo,
         _add_card,
         _add_report,
         _add_bench,
@@ -437,6 +438,33 @@ def _predict(options: argparse.Namespace) -> int:
             print(f"  {label:<16} {confidence:8.2%}")
         found.append({"file": file, "predictions": [prediction._asdict() for prediction in likeliest]})
     print(json.dumps({"name": options.name, "pictures": found}, allow_nan=False))
+    return 0
+
+
+def _add_demo(commands) -> None:
+    parser = _command(
+        commands,
+        "demo",
+        _demo,
+        help="open a page on which to drop pictures",
+        description="Serve a page, on this machine only, on which one drops a picture and sees the three "
+        "likeliest classes and the places that speak for the first. Needs Gradio: pip install gradio.",
+    )
+    parser.add_argument("--port", type=int, help="of the page; by default the first that is free from 7860")
+
+
+def _demo(options: argparse.Namespace) -> int:
+    import matplotlib as mpl
+
+    from lab.demo import page  # Matplotlib is slow to import
+
+    mpl.use("agg")  # the pictures are drawn outside the main thread
+    try:
+        made = page()
+    except ImportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    made.launch(server_name="127.0.0.1", server_port=options.port)
     return 0
 
 
