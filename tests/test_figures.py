@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import math
 import subprocess
 import sys
 import weakref
@@ -136,6 +137,7 @@ def all_figures():
         "range test": figures.plot_range_test({"sgd": RISING}, **named).figure,
         "receptive field": figures.plot_receptive_field(gradient, 3, **named).figure,
         "comparison": figures.plot_comparison(comparison_rows(), **named),
+        "kernel": figures.plot_kernel(gradient, np.eye(3), -gradient, **named),
         "benchmark": figures.plot_bench(bench_result()),
         "costs": figures.plot_costs(cost_points(), **named),
         "grid": figures.plot_grid([[0.5]], [[0.1]], ["batch"], ["mixed"], **named).figure,
@@ -155,7 +157,8 @@ def test_every_axis_with_ticks_has_a_label():
     for name, figure in all_figures().items():
         for ax in figure.axes:
             if ax.get_label() == "<colorbar>":
-                assert ax.get_ylabel().endswith(("[%]", "largest")), name
+                label = ax.get_ylabel() or ax.get_xlabel()
+                assert label.endswith(("[%]", "largest", "[value]", "[number]")), name
             elif len(ax.get_xticks()) and ax.axison:
                 assert ax.get_xlabel(), name
                 assert ax.get_ylabel() or ax is not figure.axes[0], name
@@ -211,6 +214,10 @@ CALLS = {
     "plot_footprints": (
         lambda: figures.plot_footprints({"a": torch.ones(3, 3).long()}),
         lambda: figures.plot_footprints({}),
+    ),
+    "plot_kernel": (
+        lambda: figures.plot_kernel(*[torch.ones(3, 3)] * 3, dataset=DATASET),
+        lambda: figures.plot_kernel(*[torch.ones(3)] * 3, dataset=DATASET),
     ),
     "plot_grid": (
         lambda: figures.plot_grid([[0.5]], [[0.1]], ["batch"], ["mixed"], dataset=DATASET),
@@ -814,6 +821,19 @@ def test_receptive_field_refuses_other_inputs():
         figures.plot_receptive_field(torch.zeros(4, 4), 3)
     with pytest.raises(ValueError, match="receptive_field=0"):
         figures.plot_receptive_field(torch.ones(4, 4), 0)
+
+
+def test_a_kernel_is_shown_with_its_numbers_and_what_it_gives():
+    image, kernel = torch.rand(6, 5), torch.tensor([[1.0, 0.0], [0.25, -2.0]])
+    figure = figures.plot_kernel(image, kernel, torch.full((5, 4), -3.0), dataset=DATASET)
+    first, middle, last = figure.axes[:3]
+    assert np.allclose(first.images[0].get_array(), image)
+    assert [text.get_text() for text in middle.texts] == ["1", "0", "0.25", "-2"]
+    assert (last.images[0].get_array() == -3).all()
+    assert last.images[0].get_clim() == (-3, 3)
+    for wrong, told in ((torch.ones(10, 10), "at most 9 x 9"), (torch.full((2, 2), math.nan), "finite")):
+        with pytest.raises(ValueError, match=told):
+            figures.plot_kernel(image, wrong, image, dataset=DATASET)
 
 
 def test_comparison_bars_are_the_values():

@@ -24,7 +24,12 @@ from lab.figures.common import (
 from lab.figures.comparison import plot_comparison
 from lab.figures.curves import plot_curves, plot_range_test
 from lab.figures.errors import plot_confusion, plot_misclassified
-from lab.figures.explain import plot_activation_maps, plot_effective_field, plot_footprints
+from lab.figures.explain import (
+    plot_activation_maps,
+    plot_effective_field,
+    plot_footprints,
+    plot_kernel,
+)
 from lab.figures.images import plot_augmentations, plot_samples
 from lab.figures.receptive_field import plot_receptive_field
 from lab.figures.schematics import EXAMPLE, plot_normalizations, plot_techniques
@@ -53,6 +58,7 @@ __all__ = [
     "plot_effective_field",
     "plot_footprints",
     "plot_grid",
+    "plot_kernel",
     "plot_misclassified",
     "plot_normalizations",
     "plot_range_test",

@@ -79,6 +79,46 @@ def _overlay(ax: Axes, picture: np.ndarray, values: np.ndarray):
 
 
 @styled
+def plot_kernel(image: Array, kernel: Array, result: Array, *, dataset: str) -> Figure:
+    """Show what one kernel does: a channel of an image, the kernel's numbers, and the channel that results.
+
+    image: (H, W). kernel: (k, k), at most 9 pixels wide. result: (H', W'); orange is above 0 in kernel and
+    result, violet below. Raises ValueError for other shapes, and for NaN or infinity.
+    """
+    planes = {
+        name: _checked_plane(name, values)
+        for name, values in (("image", image), ("kernel", kernel), ("result", result))
+    }
+    weights = planes["kernel"]
+    if max(weights.shape) > 9:
+        raise ValueError(f"kernel of shape {weights.shape}: expected at most 9 x 9 numbers")
+    figure, axes = _panels("planes", 3)
+    bars = ("pixel [value]", "weight [number]", "sum of weight x pixel [value]")
+    for ax, (name, values), bar in zip(axes, planes.items(), bars, strict=True):
+        most = np.abs(values).max() or 1
+        look = {"cmap": "gray"} if name == "image" else {"cmap": "PuOr_r", "vmin": -most, "vmax": most}
+        drawn = ax.imshow(values, interpolation="nearest", **look)
+        ax.set_title(name)
+        figure.colorbar(drawn, ax=ax, location="bottom", shrink=0.85, pad=0.03).set_label(bar)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.set_xlabel("column [pixels]")
+    for row, column in np.ndindex(weights.shape):
+        text = axes[1].text(column, row, f"{weights[row, column]:.3g}", ha="center", va="center")
+        text.set_path_effects([patheffects.Stroke(linewidth=2.5, foreground="white"), patheffects.Normal()])
+    axes[0].set_ylabel("row [pixels]")
+    suptitle(figure, titled("", dataset, "one kernel at work"))
+    return figure
+
+
+def _checked_plane(name: str, values: Array) -> np.ndarray:
+    array = as_array(values, name).astype(np.float64)
+    if array.ndim != 2 or array.size == 0 or not np.isfinite(array).all():
+        raise ValueError(f"{name} of shape {array.shape}: expected finite numbers (H, W)")
+    return array
+
+
+@styled
 def plot_effective_field(
     fields: Mapping[str, Array], *, receptive_field: int | None = None, image_size: int = 32
 ) -> Figure:
