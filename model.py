@@ -292,9 +292,9 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
 
 # The trained networks: the SHA-256 of each file weights/NAME.pt.
 PRETRAINED: dict[str, str] = {
-    "batch-norm-muon": "9265f676d7d34eac7857235bc307005a3819e71e8dfa773b9d39c7662ce6ef1c",
-    "layer-norm-adamw-l2": "58f77a5f9b77ffe7f6e77f0f795e58b789e3e48008ca91f38e769e72ef0c7c32",
-    "group-norm-sgd-l1": "282ed413b8045e58c6ef4404b7d67677301626f822107172448d14be3a851010",
+    "batch-norm-muon": "b3ddd5d3a32ba1b59d47bef39b70aa2d8c3405031457a5721544f7933255ebe2",
+    "layer-norm-adamw-l2": "9a0eae4738d49276508a4739d508d7dddb57599e23bf6adf6e910c04ab01301e",
+    "group-norm-sgd-l1": "5e1760f7698cb040cbb49a2bcacca34e40317466d265efe9201b7aceb7be0a23",
     "minute": "baada075247487e7d180dae29c39b3fef6b46ffa2e179cd799841e55af18c7ab",
     "frontier": "a01e033a5cfbd7429397bf98f544cb4f5d720b20d51d121f6c143a4f1196c400",
     "frontier-small": "cec237b38b29af526fbe6aad8992bea2641f57d83d749c036b3331089b1422b1",
