@@ -16,8 +16,8 @@ from lab.figures.common import figure_of
 def show(figure: Figure | Axes, path: str | Path, alt: str) -> Path:
     """Write a figure as PNG, display the file in a notebook, and return its path; the figure is closed.
 
-    alt: what the picture shows, in a sentence, for readers who cannot see it: the text of the picture in a
-    page made by nbconvert, and the output's plain text. Raises ValueError for an empty text, and as `save`
+    alt: what the picture shows, in a sentence, for readers who cannot see it: the output's plain text, and the
+    text of the picture in a page that nbconvert makes with its classic template. Raises ValueError for an empty text, and as `save`
     does.
     """
     if not isinstance(alt, str) or not alt.strip():
