@@ -45,7 +45,7 @@ from model import CONVS, NORMS, Net
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured; the default takes about seven minutes on two idle processor cores."""
+    """How much is measured; the default takes some ten minutes on two idle processor cores."""
 
     rounds: int = 3  # timings of each task; odd, so that the median is one of them
     limit: float = 400.0  # seconds; a slow or busy machine does fewer rounds, but at least one
@@ -366,7 +366,7 @@ COMPANIONS = {  # programs that say when they are running, and run until they ar
 def paced(net: nn.Module, seconds: float, dtype: torch.dtype, plan: Plan, threads: int | None) -> float:
     """The mean seconds of a training step in the second half of so many seconds, on the CPU.
 
-    threads: as for `fit`. Includes all that finding the number of threads costs.
+    threads: as for `fit`. Finding the number of threads counts only if it goes on after the first half.
     """
     device = torch.device("cpu")
     net = net.to(memory_format=torch.channels_last)

@@ -520,8 +520,10 @@ def _add_bench(commands) -> None:
         help="measure the speed of this machine, and how much of it training uses",
         description="Measure, interleaved: matrix products, the conventional notebook recipe against ours, "
         "every (norm, conv) pair, how a step grows with batch size, width and image size, the share of the "
-        "peak; also memory and the time to the first step. Prints a table and, as the last line, a JSON "
-        "object; every time goes to a JSON file, and a picture is drawn. Takes three to seven minutes.",
+        "peak; a step beside a busy process and beside a second training; also memory, the time to the first "
+        "step, and kernels that are much slower than they should be. Prints a table and, as the last line, a "
+        "JSON object; every time goes to a JSON file, and a picture is drawn. Takes four to eleven minutes, "
+        "in which nothing else should run.",
     )
     parser.add_argument("--quick", action="store_true", help="take seconds, only to show that it works")
     parser.add_argument(

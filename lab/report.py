@@ -508,7 +508,7 @@ def _main_figures(result: Mapping[str, Any]) -> dict[str, float | str | None]:
         "the same with all threads": main["busy_ratio_all_threads"],
         "step beside a second training, times idle": main["second_ratio"],
         "the same with all threads each": main["second_ratio_all_threads"],
-        "runs an hour, two at once, times one after another": main["two_at_once_ratio"],
+        "runs an hour, two at once, times one after another, from steps": main["two_at_once_ratio"],
         "peak memory of the process, GB": None if memory is None else 1e-9 * memory,
         "time to the end of the first step, imports included, s": main["first_step_seconds"],
     }
