@@ -26,7 +26,7 @@ PAGES = {
         HERE / "README.md",
         HERE / "CONTRIBUTING.md",
         *HERE.glob("docs/*.md"),
-        *HERE.glob("*/README.md"),
+        *HERE.glob("[!.]*/README.md"),  # not that of pytest's cache
         *HERE.glob("results/*/README.md"),
     )
 }
