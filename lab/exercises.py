@@ -50,6 +50,7 @@ def check_answer(number: int, answer: Any) -> None:
 def _weights(answer: Any) -> str | None:
     block = conv_block(CHANNELS, CHANNELS, conv="depthwise_separable")
     depthwise, pointwise = 9 * CHANNELS, CHANNELS**2
+    assert isinstance(block.conv, torch.nn.Module)
     if int(answer) == count_parameters(block.conv):
         return None
     halves = {depthwise: "that is the depthwise half alone", pointwise: "that is the pointwise half alone"}

@@ -96,8 +96,10 @@ def plot_kernel(image: Array, kernel: Array, result: Array, *, dataset: str) -> 
     bars = ("pixel [value]", "weight [number]", "sum of weight x pixel [value]")
     for ax, (name, values), bar in zip(axes, planes.items(), bars, strict=True):
         most = np.abs(values).max() or 1
-        look = {"cmap": "gray"} if name == "image" else {"cmap": "PuOr_r", "vmin": -most, "vmax": most}
-        drawn = ax.imshow(values, interpolation="nearest", **look)
+        if name == "image":
+            drawn = ax.imshow(values, interpolation="nearest", cmap="gray")
+        else:
+            drawn = ax.imshow(values, interpolation="nearest", cmap="PuOr_r", vmin=-most, vmax=most)
         ax.set_title(name)
         figure.colorbar(drawn, ax=ax, location="bottom", shrink=0.85, pad=0.03).set_label(bar)
         for axis in (ax.xaxis, ax.yaxis):
