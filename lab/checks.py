@@ -136,7 +136,7 @@ def check_label_kind(labels: Any, count: int) -> None:
 
 
 def check_label_values(labels: Tensor, num_classes: int | None = None) -> None:
-    """Raise ValueError for a label that is no class, and for rows that are not probabilities.
+    """Raise ValueError for a label outside the classes, and for rows that are not probabilities.
 
     labels: as `check_label_kind` lets pass. num_classes: None if it is not known. Reads the values, for which
     the host waits if the labels are on a GPU.

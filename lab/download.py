@@ -61,7 +61,7 @@ class Source:
 
     @property
     def lock(self) -> str:
-        """A file that stays: a process that waits for it has it open."""
+        """A file that stays, because waiting processes have it open."""
         return f"{self.unpacked}.lock"
 
 

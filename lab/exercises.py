@@ -22,7 +22,7 @@ FACTOR = 4.0  # within which a learning rate is right
 class Exercise(NamedTuple):
     """A question of the notebook, and what judges an answer to it: a hint, or None if it is right.
 
-    The judge raises TypeError or ValueError for something that is no answer.
+    The judge raises TypeError or ValueError for anything that cannot be an answer.
     """
 
     expected: str  # what an answer is
@@ -30,7 +30,7 @@ class Exercise(NamedTuple):
 
 
 def check_answer(number: int, answer: Any) -> None:
-    """Say whether the answer to an exercise is right, or give a hint. None is no answer yet.
+    """Say whether the answer to an exercise is right, or give a hint; None says what to enter.
 
     Raises ValueError for an unknown number.
     """

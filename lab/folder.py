@@ -31,7 +31,7 @@ from lab.machine import available_memory
 
 SIDE = 32  # pixels
 ENDINGS = IMG_EXTENSIONS  # in any case
-HELD_OUT = 5  # every fifth picture of a class, if there is no folder of test images
+HELD_OUT = 5  # every fifth picture of a class, without a folder of test images
 COPIES = 3  # of the images: the data set, its part for training, and the loader's, with channels last
 TOLD = 10  # pictures that cannot be read; the others are only counted
 LONGEST = 100  # times its short side; of a longer picture only the middle is looked at
@@ -56,7 +56,7 @@ def read_folder(path: str | Path) -> Folder:
     Resizing is bilinear with antialiasing. A picture is rotated as its EXIF orientation says, and its
     transparency is dropped. Shows a progress bar on stderr if that takes more than two seconds.
 
-    Raises OSError if there is no such folder or a picture cannot be read, naming each; ValueError if it is
+    Raises OSError if the folder is missing or a picture cannot be read, naming each; ValueError if it is
     not laid out as expected, and if the pictures would not fit into memory.
     """
     path = Path(path).expanduser()

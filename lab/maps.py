@@ -65,7 +65,7 @@ def map_strengths(net: nn.Module, images: Tensor) -> list[Tensor]:
 def small_weights(parameters: Iterable[Tensor]) -> float:
     """The share, in [0, 1], of convolution weights that are small beside those of their layer.
 
-    Raises ValueError if there is no weight.
+    Raises ValueError without any weight.
     """
     layers = [parameter.detach() for parameter in parameters if is_weight(parameter)]
     if not layers:

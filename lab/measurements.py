@@ -84,7 +84,7 @@ class Labels(NamedTuple):
 
     @classmethod
     def load(cls, path: str | Path) -> Labels | None:
-        """Read what `save` wrote; None if there is no such file. Raises ValueError for anything else."""
+        """Read what `save` wrote; None if the file is missing. Raises ValueError for anything else."""
         return _read(path, "the labels of images", cls._from_record)
 
     @classmethod

@@ -32,7 +32,7 @@ WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 def report_folder(folder: str | Path) -> str:
     """The ladder and the report on the records below `folder`, and the benchmark's results in `folder`/bench.
 
-    Raises FileNotFoundError if there is no record, and ValueError for a file that is neither.
+    Raises FileNotFoundError without any record, and ValueError for a file that is neither.
     """
     histories = load_results(folder)
     tables = [*filter(None, [ladder_table(histories)]), report(histories)]

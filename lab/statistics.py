@@ -63,7 +63,7 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, 
     """The mean of `values` and the half-width of its confidence interval.
 
     The interval is Student's t for independent, normally distributed values. The half-width is nan for a
-    single value, which says nothing about the spread. Raises ValueError if there is no value.
+    single value, which says nothing about the spread. Raises ValueError without any value.
     """
     if len(values) == 0:
         raise ValueError("no values: expected at least one")

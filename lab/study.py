@@ -224,7 +224,7 @@ def load_results(folder: str | Path) -> list[History]:
     Skips what is in folders named bench, which hold timings, results of the benchmark elsewhere, and, unless
     they are asked for, the folders named trials, with what recipes were chosen from, and study, with hundreds
     of runs that have their own tables. Raises FileNotFoundError if there is no
-    record, NotADirectoryError if there is no folder, and ValueError, naming it, for any other JSON file.
+    record, NotADirectoryError if the folder is missing, and ValueError, naming it, for any other JSON file.
     """
     paths = [
         path

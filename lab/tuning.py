@@ -143,7 +143,7 @@ def _times(
 ) -> dict[Format, float]:
     """Seconds of a step in each format, the best of several rounds, one after the other in each round.
 
-    The first round warms up and counts only if there is no time for another before `end`. Formats that fail
+    The first round warms up and counts only if time is too short for another before `end`. Formats that fail
     are left out.
     """
     steps = {}

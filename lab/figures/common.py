@@ -153,7 +153,7 @@ def _chosen(names: Iterable[str], fixed: Mapping[str, str], others: Sequence[str
 
 
 def technique_style(name: str) -> tuple[str, str]:
-    """Return the colour and the marker of a technique; neutral ones if the name is no technique's."""
+    """Return the colour and the marker of a technique; neutral ones for any other name."""
     key = _key(name)
     return TECHNIQUE_COLOURS.get(key, NEUTRAL), TECHNIQUE_MARKERS.get(key, NEUTRAL_MARKER)
 
