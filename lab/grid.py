@@ -184,14 +184,14 @@ class Study:
 
     def results(self, records: Records) -> dict[str, list[History]]:
         """The finished runs of each arm, by its label."""
-        return {
-            arm.label: [record for run in self.runs(arm, records) if (record := records.find(run))]
-            for arm in self.arms
-        }
+        return {arm.label: self._finished(arm, records) for arm in self.arms}
+
+    def _finished(self, arm: Experiment, records: Records) -> list[History]:
+        return [record for run in self.runs(arm, records) if (record := records.find(run))]
 
     def accuracy(self, label: str, records: Records) -> Estimate | None:
         """The test accuracy of an arm, in [0, 1], over its runs that did not diverge; None without one."""
-        found = _rights(self.results(records)[label])
+        found = _rights(self._finished(self[label], records))
         return estimate(np.stack([*found.values()])) if found else None
 
     def differences(
@@ -260,6 +260,7 @@ class Records:
     def __init__(self, *folders: str | Path):
         self.folders = [Path(folder) for folder in folders]
         self._read: dict[str, History] = {}
+        self._compared: dict[str, Experiment] = {}  # those whose record was found to be theirs
 
     def find(self, experiment: Experiment) -> History | None:
         """The record of a run that is complete; None if there is none.
@@ -273,11 +274,13 @@ class Records:
             if known is None or not known.is_complete:
                 return None
             self._read[experiment.stem] = known
-        if difference := _difference(experiment, known):
-            raise ValueError(
-                f"{known.path} is the record of another experiment, with {difference}; give another folder, "
-                "or another label"
-            )
+        if self._compared.get(experiment.stem) != experiment:
+            if difference := _difference(experiment, known):
+                raise ValueError(
+                    f"{known.path} is the record of another experiment, with {difference}; give another "
+                    "folder, or another label"
+                )
+            self._compared[experiment.stem] = experiment
         return known
 
 
