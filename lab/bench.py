@@ -11,6 +11,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,20 +27,23 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 from tqdm import tqdm
 
 from lab.data import MEAN, STAND_IN, STD, Dataset, Loader, load_dataset, loaders_from
+from lab.experiment import Experiment
 from lab.files import write_whole
 from lab.loaders import random_states_kept
 from lab.machine import clocked, file_stem, machine, number_format, pick_device, synchronize
 from lab.recipes import RECIPES, Recipe
-from lab.report import bench_summary
+from lab.report import BFLOAT16_MATH, bench_summary
 from lab.schema import json_bytes
+from lab.study import process_pool, run_all
 from lab.training import fit, train
-from lab.tuning import FEW_STEPS, Format, fastest_format, threads_for
+from lab.tuning import FEW_STEPS, LAYOUTS, Format, fastest_format, threads_for
 from model import CONVS, NORMS, Net
 
 
@@ -59,6 +63,7 @@ class Plan:
     image_sizes: tuple[int, ...] = (16, 24, 32, 48, 64)  # pixels
     company_rounds: int = 3  # trainings alone and in company
     company_seconds: float = 9.0  # of such a training, of which the second half counts
+    pool_images: int = 25_600  # in each of the runs that are made one after another and at once
 
 
 FULL = Plan()
@@ -74,6 +79,7 @@ QUICK = Plan(  # only shows that the benchmark works
     image_sizes=(16, 24),
     company_rounds=1,
     company_seconds=0.5,
+    pool_images=320,
 )
 FASTEST = "minute"  # the recipe whose training step is compared with the peak
 GPU_SIZES = (8192, 16384)  # further rows for a GPU, which reaches its peak there; a CPU would take a minute
@@ -143,18 +149,32 @@ def step(
     device: torch.device,
     size: int = 32,
     *,
-    dtype: torch.dtype,
+    form: Format,
 ) -> Work:
     """A training step on a batch of size x size pixels that is already on the device."""
-    net.to(device).to(memory_format=torch.channels_last)
+    net.to(device).to(memory_format=form.layout)
     optimizer = recipe.make_optimizer(net)
-    batch = _batch(batch_size, device, size)
-    return lambda count: train(net, [batch] * count, optimizer, device=device, dtype=dtype)
+    batch = _batch(batch_size, device, form, size)
+    options = {"device": device, **form._asdict()}
+    return lambda count: train(net, [batch] * count, optimizer, **options)
 
 
-def _batch(batch_size: int, device: torch.device, size: int = 32) -> tuple[Tensor, Tensor]:
+def with_bfloat16_math(work: Work, count: int) -> None:
+    """The same, while oneDNN rounds the factors in its convolutions and matrix products to bfloat16."""
+    kinds = [getattr(torch.backends.mkldnn, kind) for kind in ("conv", "matmul")]
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "bf16"
+        work(count)
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
+
+
+def _batch(batch_size: int, device: torch.device, form: Format, size: int = 32) -> tuple[Tensor, Tensor]:
     images = torch.randn(batch_size, 3, size, size, generator=torch.Generator().manual_seed(0))
-    images = images.to(device, memory_format=torch.channels_last)
+    images = images.to(device, memory_format=form.layout)
     return images, torch.arange(batch_size, device=device) % 10
 
 
@@ -237,12 +257,13 @@ def notebook_loop(
 
 
 def ours(
-    net: nn.Module, data: Dataset, recipe: Recipe, plan: Plan, device: torch.device, dtype: torch.dtype
+    net: nn.Module, data: Dataset, recipe: Recipe, plan: Plan, device: torch.device, form: Format
 ) -> Timing:
     """A timing of the first `plan.batches` training steps of `fit`."""
     loader, *_ = _loaders(data, recipe, plan.batch_size, device, limit=plan.batches * plan.batch_size)
     recipe = replace(recipe, epochs=1)
-    options = {"device": device, "dtype": dtype, "progress": False}
+    dtype, layout = str(form).split()
+    options = {"device": device, "dtype": getattr(torch, dtype), "layout": layout, "progress": False}
     return lambda: fit(net, loader, None, recipe, **options).train_seconds
 
 
@@ -337,12 +358,12 @@ KERNELS: dict[str, tuple[Callable[[], nn.Module], str | None]] = {
 }
 
 
-def kernel(layer: nn.Module, batch_size: int, device: torch.device, dtype: torch.dtype) -> Work:
+def kernel(layer: nn.Module, batch_size: int, device: torch.device, form: Format) -> Work:
     """The forward and backward pass of torch's own layer, without our faster implementations."""
-    layer = layer.to(device).to(memory_format=torch.channels_last)
+    dtype, layer = form.dtype, layer.to(device).to(memory_format=form.layout)
     channels = layer.in_channels if isinstance(layer, nn.Conv2d) else next(layer.parameters()).numel()
     maps = torch.randn(batch_size, int(channels), SIDE, SIDE, device=device).to(dtype)
-    maps = maps.contiguous(memory_format=torch.channels_last).requires_grad_()
+    maps = maps.contiguous(memory_format=form.layout).requires_grad_()
     inputs = [maps, *layer.parameters()]
 
     def work(count: int) -> None:
@@ -358,48 +379,46 @@ def kernel(layer: nn.Module, batch_size: int, device: torch.device, dtype: torch
 
 COMPANIONS = {  # programs that say when they are running, and run until they are ended
     "busy process": "print('ready', flush=True)\nwhile True: pass",
-    "second training": "from lab.bench import accompany; accompany({dtype!r})",
-    "second training, one thread each": "from lab.bench import accompany; accompany({dtype!r}, 1)",
+    "second training": "from lab.bench import accompany; accompany({form!r})",
 }
 
 
-def paced(net: nn.Module, seconds: float, dtype: torch.dtype, plan: Plan, threads: int | None) -> float:
+def paced(net: nn.Module, seconds: float, form: Format, plan: Plan, threads: int | None) -> float:
     """The mean seconds of a training step in the second half of so many seconds, on the CPU.
 
     threads: as for `fit`. Finding the number of threads counts only if it goes on after the first half.
     """
     device = torch.device("cpu")
-    net = net.to(memory_format=torch.channels_last)
+    net = net.to(memory_format=form.layout)
     optimizer = RECIPES["default"].make_optimizer(net)
-    batch, begun = _batch(plan.batch_size, device), [time.perf_counter()]
+    batch, begun = _batch(plan.batch_size, device, form), [time.perf_counter()]
     end = begun[0] + seconds
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         while time.perf_counter() < end or len(begun) < 4:
             yield batch
 
-    shape, form = tuple(batch[0].shape), Format(dtype)
-    with threads_for(net, device, form, shape, FEW_STEPS, threads) as pace:
+    with threads_for(net, device, form, tuple(batch[0].shape), FEW_STEPS, threads) as pace:
 
         def before_step(index: int) -> None:
             pace.before_step()
             begun.append(time.perf_counter())
 
-        train(net, batches(), optimizer, before_step=before_step, dtype=dtype)
+        train(net, batches(), optimizer, before_step=before_step, **form._asdict())
     half = [moment for moment in begun if moment >= begun[-1] - seconds / 2 or moment in begun[-2:]]
     return (half[-1] - half[0]) / (len(half) - 1)
 
 
-def accompany(dtype: str, threads: int | None = None) -> None:
+def accompany(form: str) -> None:
     """Entry point of the second training: train until the process is ended."""
     print("ready", flush=True)
-    paced(Net(), math.inf, getattr(torch, dtype), FULL, threads)
+    paced(Net(), math.inf, Format.named(form), FULL, None)
 
 
 @contextmanager
-def companion(name: str, dtype: torch.dtype) -> Iterator[None]:
+def companion(name: str, form: Format) -> Iterator[None]:
     """One of COMPANIONS, running in a process of its own within the context."""
-    code = COMPANIONS[name].format(dtype=_name(dtype))
+    code = COMPANIONS[name].format(form=str(form))
     with subprocess.Popen(
         [sys.executable, "-c", code], env=_environment(), stdout=subprocess.PIPE, text=True
     ) as process:
@@ -411,7 +430,7 @@ def companion(name: str, dtype: torch.dtype) -> Iterator[None]:
             process.kill()
 
 
-def company(plan: Plan, dtype: torch.dtype) -> dict[str, list[float]]:
+def company(plan: Plan, form: Format) -> dict[str, list[float]]:
     """The seconds of a training step on the CPU, alone and beside other work, one per round.
 
     "all threads" fixes their number; otherwise the training finds it.
@@ -423,16 +442,95 @@ def company(plan: Plan, dtype: torch.dtype) -> dict[str, list[float]]:
     }
     for name in ("busy process", "second training"):
         cases |= {f"beside a {name}, all threads": (name, most), f"beside a {name}": (name, None)}
-    cases["beside a second training, one thread each"] = ("second training, one thread each", 1)
     times: dict[str, list[float]] = {case: [] for case in cases}
     bar = tqdm(total=plan.company_rounds * len(cases), desc="in company", disable=sys.stderr is None)
     for _ in range(plan.company_rounds):
         for case, (name, threads) in cases.items():
-            with companion(name, dtype) if name else nullcontext():
-                times[case].append(paced(Net(), plan.company_seconds, dtype, plan, threads))
+            with companion(name, form) if name else nullcontext():
+                times[case].append(paced(Net(), plan.company_seconds, form, plan, threads))
             bar.update()
     bar.close()
     return times
+
+
+def two_at_once(plan: Plan, dataset: str, root: str | Path | None, form: Format) -> dict[str, list[float]]:
+    """The seconds that two short runs take on the CPU, one per round: one after another here, with the
+    threads that are found by timing, and at once in a process pool, which has half of the threads for each.
+
+    Both have made such runs before, so that no process starts in that time. Empty with a single thread.
+    """
+    if torch.get_num_threads() < 2:
+        return {}
+    recipe = replace(RECIPES["default"], epochs=1)
+    same: dict[str, Any] = {"dataset": dataset, "limit": plan.pool_images, "dtype": _name(form.dtype)}
+    runs = [Experiment("run", recipe, seed=seed, **same) for seed in (0, 1)]
+    times: dict[str, list[float]] = {"one after another": [], "two at once": []}
+    with tempfile.TemporaryDirectory() as folder, process_pool(2) as pool:
+        options = {"root": root, "device": "cpu", "progress": False, "resume": False}
+        for round_ in tqdm(range(plan.company_rounds + 1), "two runs", disable=sys.stderr is None):
+            for case, executor in zip(times, (None, pool), strict=True):
+                began = time.perf_counter()
+                run_all(runs, folder, executor=executor, **options)
+                if round_:
+                    times[case].append(time.perf_counter() - began)
+    return times
+
+
+# ---- Where the time goes ---------------------------------------------------------------------------
+
+PARTS = {  # of a step, by what the names of torch's operations contain
+    "convolution": ("conv",),
+    "normalization": ("batch_norm", "group_norm", "layer_norm"),
+    "resizing": ("upsample", "interpolate"),
+    "copies": ("copy", "clone", "cat", "contiguous", "empty", "resize", "fill", "zero"),
+}
+REST = "other operations"  # activations, sums, pooling, the loss
+LOADER, OPTIMIZER = "augmentation", "optimizer"
+
+
+def parts(
+    net: nn.Module, data: Dataset, recipe: Recipe, plan: Plan, device: torch.device, form: Format
+) -> dict[str, float]:
+    """The share of the time of `plan.batches` steps that each part takes, in [0, 1], from torch's profiler.
+
+    The sizes of the images change as in the recipe. "Python" is the time between operations, which the
+    profiler itself makes longer.
+    """
+    net = net.to(device).to(memory_format=form.layout)
+    loader, *_ = _loaders(data, recipe, recipe.batch_size, device, limit=plan.batches * recipe.batch_size)
+    optimizer = recipe.make_optimizer(net)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        following = iter(loader)
+        for _ in range(len(loader)):
+            with record_function(LOADER):
+                batch = next(following)
+            yield batch
+
+    def epoch() -> None:
+        scale = partial(_scale, recipe, len(loader))
+        train(net, batches(), optimizer, before_step=scale, device=device, **form._asdict())
+
+    epoch()  # warms up
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        seconds = clocked(epoch, device)
+    found = dict.fromkeys((*PARTS, REST, LOADER, OPTIMIZER), 0.0)
+    for event in profiler.events() or ():
+        found[_part(event)] += 1e-6 * event.self_cpu_time_total / seconds
+    return found | {"Python": max(0.0, 1 - sum(found.values()))}
+
+
+def _scale(recipe: Recipe, batches: int, index: int) -> float | None:
+    return recipe.image_scale(index / batches)
+
+
+def _part(event) -> str:
+    own, each = event.name, event
+    while each is not None:
+        if each.name == LOADER or each.name.startswith("Optimizer.step"):
+            return LOADER if each.name == LOADER else OPTIMIZER
+        each = each.cpu_parent
+    return next((part for part, names in PARTS.items() if any(name in own for name in names)), REST)
 
 
 # ---- The whole benchmark ---------------------------------------------------------------------------
@@ -459,22 +557,36 @@ def bench(
         recipe = RECIPES[FASTEST]
         net, batch_size = Net(**recipe.net), recipe.batch_size
         flops = step_flops(net, torch.zeros(batch_size, 3, 32, 32))
-        chosen = fastest_format(net, (batch_size, 3, 32, 32), device)
-        dtype = chosen.format.dtype
-        formats = list(dict.fromkeys((torch.float32, number_format(device), dtype)))
-        works = _products(plan, formats, device)
-        for each in formats:
+        shape = (batch_size, 3, 32, 32)
+        began = time.perf_counter()
+        chosen = fastest_format(net, shape, device)
+        search = time.perf_counter() - began
+        form = chosen.format
+        dtypes = list(dict.fromkeys((torch.float32, number_format(device), form.dtype)))
+        works = _products(plan, dtypes, device)
+        for each in (Format(dtype, layout) for dtype in dtypes for layout in LAYOUTS.values()):
             fresh = Net(**recipe.net)
-            works["step", "seconds", _name(each)] = step(fresh, recipe, batch_size, device, dtype=each)
-        works |= _steps(plan, RECIPES["default"], formats, dtype, device)
+            works["step", "seconds", str(each)] = step(fresh, recipe, batch_size, device, form=each)
+        if device.type == "cpu" and hasattr(torch.backends.mkldnn, "conv"):  # from PyTorch 2.9 on
+            usual = step(Net(**recipe.net), recipe, batch_size, device, form=Format(torch.float32))
+            works["step", "seconds", BFLOAT16_MATH] = partial(with_bfloat16_math, usual)
+        works |= _steps(plan, RECIPES["default"], dtypes, form, device)
         tasks = {key: repeated(work, device, plan.seconds) for key, work in works.items()}
-        tasks |= _trainings(plan, RECIPES["default"], data, device, dtype)
+        tasks |= _trainings(plan, RECIPES["default"], data, device, form)
         times = alternate(tasks, plan.rounds, plan.limit)
-        times["company"] = company(plan, dtype) if device.type == "cpu" else {}
+        times["search"] = {"format": [search]}
+        if device.type == "cpu":
+            times["search"]["threads"] = [
+                _search_of_threads(Net(), (plan.batch_size, *shape[1:]), device, form)
+                for _ in range(plan.rounds)
+            ]
+        times["company"] = company(plan, form) if device.type == "cpu" else {}
+        times["two runs"] = two_at_once(plan, again, root, form) if device.type == "cpu" else {}
+        times["parts"] = parts(Net(**recipe.net), data, recipe, plan, device, form)
     times["step"] |= {"recipe": FASTEST, "batch_size": batch_size, "flops": flops}
     result = {
         "dataset": data.name,
-        "machine": machine(device) | {"dtype": _name(dtype)},
+        "machine": machine(device) | {"dtype": _name(form.dtype)},
         "plan": json.loads(json.dumps(asdict(plan))),  # tuples become the lists that JSON has
         "start": {"seconds": list(seconds), "bytes": list(sizes)},
         "like": {name: like for name, (_, like) in KERNELS.items()},
@@ -484,30 +596,38 @@ def bench(
     return result | {"summary": bench_summary(result)}
 
 
-def _products(plan: Plan, formats: Iterable[torch.dtype], device: torch.device) -> dict[Key, Work]:
+def _search_of_threads(net: nn.Module, shape, device: torch.device, form: Format) -> float:
+    """The seconds that the first search for a number of threads takes, which every longer run begins with."""
+    began = time.perf_counter()
+    with threads_for(net, device, form, shape, FEW_STEPS) as pace:
+        pace.before_step()
+    return time.perf_counter() - began
+
+
+def _products(plan: Plan, dtypes: Iterable[torch.dtype], device: torch.device) -> dict[Key, Work]:
     sizes = plan.sizes + (GPU_SIZES if device.type == "cuda" and plan is not QUICK else ())
-    return {("matmul", _name(dtype), str(n)): product(n, dtype, device) for dtype in formats for n in sizes}
+    return {("matmul", _name(dtype), str(n)): product(n, dtype, device) for dtype in dtypes for n in sizes}
 
 
 def _steps(
-    plan: Plan, recipe: Recipe, formats: Iterable[torch.dtype], dtype: torch.dtype, device: torch.device
+    plan: Plan, recipe: Recipe, dtypes: Iterable[torch.dtype], form: Format, device: torch.device
 ) -> dict[Key, Work]:
     def works(axis: str, values: Iterable, make: Callable[[Any], Work]) -> dict[Key, Work]:
         return {("growth", axis, str(value)): make(value) for value in values}
 
-    batch = plan.batch_size
+    batch, forms = plan.batch_size, [form._replace(dtype=dtype) for dtype in dtypes]
     pairs: dict[Key, Work] = {
-        ("pairs", _name(each), norm, conv): step(Net(norm, conv), recipe, batch, device, dtype=each)
-        for each in formats
+        ("pairs", _name(each.dtype), norm, conv): step(Net(norm, conv), recipe, batch, device, form=each)
+        for each in forms
         for norm in NORMS
         for conv in CONVS
     }
     kernels: dict[Key, Work] = {
-        ("kernels", _name(each), name): kernel(make(), batch, device, each)
-        for each in formats
+        ("kernels", _name(each.dtype), name): kernel(make(), batch, device, each)
+        for each in forms
         for name, (make, _) in KERNELS.items()
     }
-    made = partial(step, recipe=recipe, device=device, dtype=dtype)
+    made = partial(step, recipe=recipe, device=device, form=form)
     return (
         pairs
         | kernels
@@ -518,13 +638,13 @@ def _steps(
 
 
 def _trainings(
-    plan: Plan, recipe: Recipe, data: Dataset, device: torch.device, dtype: torch.dtype
+    plan: Plan, recipe: Recipe, data: Dataset, device: torch.device, form: Format
 ) -> dict[Key, Timing]:
     same = replace(recipe, image_sizes=())  # as many pixels as in the conventional loop
     return {
         ("training", "conventional"): conventional(Net(), data, plan, device),
-        ("training", "ours"): ours(Net(), data, same, plan, device, dtype),
-        ("training", "ours, sizes as scheduled"): ours(Net(), data, recipe, plan, device, dtype),
+        ("training", "ours"): ours(Net(), data, same, plan, device, form),
+        ("training", "ours, sizes as scheduled"): ours(Net(), data, recipe, plan, device, form),
     }
 
 

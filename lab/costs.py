@@ -18,6 +18,7 @@ from lab.loaders import random_states_kept
 from lab.machine import file_stem, machine, number_format, pick_device
 from lab.schema import json_bytes, read_json
 from lab.training import evaluate
+from lab.tuning import Format
 from model import Net
 
 BATCH = 256  # images
@@ -53,7 +54,7 @@ def measure(
     with random_states_kept(device):
         works: dict[Key, Work] = {("product", str(n)): product(n, format_, device) for n in PRODUCTS}
         for network, arm in networks.items():
-            works["train", network] = step(arm.network(), arm.recipe, BATCH, device, dtype=format_)
+            works["train", network] = step(arm.network(), arm.recipe, BATCH, device, form=Format(format_))
             works["forward", network] = _forward(arm.network(), device, format_)
         times = alternate({key: repeated(work, device, seconds) for key, work in works.items()}, rounds)
         images = torch.zeros(BATCH, 3, SIDE, SIDE)

@@ -22,8 +22,10 @@ from lab.statistics import binomial_half_width, interval, pooled_deviation, stud
 from lab.study import LADDER, by_experiment, ladder_experiments, load_results
 from lab.tables import markdown_table, text_table
 from lab.training import evaluate
+from lab.tuning import LAYOUTS
 from model import PRETRAINED, Net, count_parameters, describe, receptive_field
 
+BFLOAT16_MATH = "float32 channels_last, bfloat16 products"  # oneDNN rounds the factors
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 # ---- Results ---------------------------------------------------------------------------------------
@@ -388,6 +390,11 @@ def bench_rates(result: Mapping[str, Any]) -> dict[str, dict[str, dict[str, floa
     if result.get("company"):
         rows = {case: {"": times} for case, times in result["company"].items()}
         tables["step in company [ms]"] = converted(rows, milliseconds)
+    for name in ("two runs", "search"):
+        if result.get(name):
+            tables[f"{name} [s]"] = converted({"": result[name]}, lambda seconds, _: seconds)
+    if result.get("parts"):
+        tables["part of a step [%]"] = {part: {"": 100 * share} for part, share in result["parts"].items()}
     return tables
 
 
@@ -419,13 +426,14 @@ def bench_summary(result: Mapping[str, Any]) -> dict[str, Any]:
     conventional, ours, scheduled = training[""].values()
     peaks = {dtype: max(sizes.values()) for dtype, sizes in products.items()}
     dtype, memory = result["machine"]["dtype"], result["start"]["bytes"]
-    step_gflops = 1e-6 * result["step"]["flops"] / steps[""][dtype]
+    step_gflops = 1e-6 * result["step"]["flops"] / steps[""][result["chosen"]["format"]]
     company = {case: statistics.median(times) for case, times in result.get("company", {}).items()}
 
     def ratio(case: str, to: str) -> float | None:
         return company[case] / company[to] if company else None
 
-    two = ratio("beside a second training, one thread each", "alone, all threads")
+    two = {case: statistics.median(times) for case, times in result.get("two runs", {}).items()}
+    search = result.get("search")
     return {
         "dataset": result["dataset"],
         "dtype": dtype,
@@ -442,7 +450,8 @@ def bench_summary(result: Mapping[str, Any]) -> dict[str, Any]:
         "busy_ratio_all_threads": ratio("beside a busy process, all threads", "alone, all threads"),
         "second_ratio": ratio("beside a second training", "alone, all threads"),
         "second_ratio_all_threads": ratio("beside a second training, all threads", "alone, all threads"),
-        "two_at_once_ratio": None if two is None else 2 / two,
+        "search_seconds": sum(map(statistics.median, search.values())) if search else None,
+        "two_at_once_ratio": two["one after another"] / two["two at once"] if two else None,
         "peak_memory_bytes": None if None in memory else max(memory),
         "first_step_seconds": statistics.median(result["start"]["seconds"]),
         "slow_kernels": slow_kernels(result),
@@ -493,24 +502,44 @@ def _main_figures(result: Mapping[str, Any]) -> dict[str, float | str | None]:
     main, recipe = result["summary"], result["step"]["recipe"]
     memory, peaks, steps = main["peak_memory_bytes"], main["peak_gflops"], main["step_milliseconds"]
     return {
-        "format chosen": main["dtype"],
+        "format chosen": result["chosen"]["format"],
         "conventional recipe, images/s": main["conventional_images_per_second"],
         "ours, images/s": main["ours_images_per_second"],
         "speed-up": main["ratio"],
         "speed-up with progressive image sizes": main["ratio_sizes_as_scheduled"],
         "matrix product in float32, GFLOP/s": peaks.get("float32"),
         "matrix product in bfloat16, GFLOP/s": peaks.get("bfloat16"),
-        f"training step of `{recipe}` in float32, ms": steps.get("float32"),
-        f"training step of `{recipe}` in bfloat16, ms": steps.get("bfloat16"),
-        "its share of the best format's peak, %": 100 * main["share_of_peak"],
+        **{f"training step of `{recipe}`, {name}, ms": steps.get(name) for name in STEP_FORMATS},
+        "the fastest one's share of the best format's peak, %": 100 * main["share_of_peak"],
+        **{f"of the time of a step: {part}, %": share for part, share in _parts(result).items()},
+        "to find format and threads, once a run, s": main["search_seconds"],
         "step when idle, threads found by timing, times all threads": main["idle_ratio"],
         "step beside a busy process, times idle": main["busy_ratio"],
         "the same with all threads": main["busy_ratio_all_threads"],
         "step beside a second training, times idle": main["second_ratio"],
         "the same with all threads each": main["second_ratio_all_threads"],
-        "runs an hour, two at once, times one after another, from steps": main["two_at_once_ratio"],
+        "runs an hour, two at once in a process pool, times one after another": main["two_at_once_ratio"],
         "peak memory of the process, GB": None if memory is None else 1e-9 * memory,
         "time to the end of the first step, imports included, s": main["first_step_seconds"],
+    }
+
+
+STEP_FORMATS = [f"{dtype} {layout}" for dtype in ("float32", "bfloat16") for layout in LAYOUTS]
+STEP_FORMATS += [BFLOAT16_MATH]
+STEP_PARTS = {  # what a table shows of them
+    "convolution": ("convolution",),
+    "normalization": ("normalization",),
+    "optimizer": ("optimizer",),
+    "augmentation and resizing": ("augmentation", "resizing"),
+    "everything else": ("copies", "other operations", "Python"),
+}
+
+
+def _parts(result: Mapping[str, Any]) -> dict[str, float | None]:
+    shares = result.get("parts")
+    return {
+        part: 100 * sum(shares[name] for name in names) if shares else None
+        for part, names in STEP_PARTS.items()
     }
 
 

@@ -43,6 +43,12 @@ class Format(NamedTuple):
         layout = next(name for name, layout in LAYOUTS.items() if layout == self.layout)
         return f"{str(self.dtype).removeprefix('torch.')} {layout}"
 
+    @classmethod
+    def named(cls, text: str) -> Format:
+        """The format whose text this is, such as "bfloat16 channels_last"."""
+        dtype, layout = text.split()
+        return cls(getattr(torch, dtype), LAYOUTS[layout])
+
 
 class Choice(NamedTuple):
     """The format chosen for a network, and the microseconds per image of a step in each that was timed."""
@@ -282,8 +288,9 @@ class Threads:
             for count, found in times.items():
                 self._apply(count)
                 found.append(timed(count))
-            if times[other][0] > 2 * times[self.count][0]:
-                return False
+            ratio = times[other][0] / times[self.count][0]
+            if not 0.5 <= ratio <= 2:  # clear at once
+                return ratio < 1
         return min(times[other][1:]) < FASTER * min(times[self.count][1:])
 
 

@@ -25,6 +25,7 @@ from lab.data import STAND_IN, normalize, stand_in
 from lab.machine import number_format
 from lab.recipes import RECIPES
 from lab.report import bench_summary, bench_text
+from lab.tuning import LAYOUTS, Format
 from model import CONVS, NORMS, Net, describe
 
 CPU = torch.device("cpu")
@@ -91,9 +92,10 @@ def test_every_pair_size_and_step_has_a_positive_time_per_round(measured):
 
     plan = measured["plan"]
     formats = {"float32", str(number_format(CPU)).removeprefix("torch."), measured["machine"]["dtype"]}
-    assert (
-        measured["matmul"].keys() == measured["pairs"].keys() == measured["step"]["seconds"].keys() == formats
-    )
+    assert measured["matmul"].keys() == measured["pairs"].keys() == formats
+    steps = {f"{dtype} {layout}" for dtype in formats for layout in LAYOUTS}
+    steps |= {bench.BFLOAT16_MATH} if hasattr(torch.backends.mkldnn, "conv") else set()
+    assert measured["step"]["seconds"].keys() == steps
     for pairs in measured["pairs"].values():
         assert {norm: list(row) for norm, row in pairs.items()} == {key: list(CONVS) for key in NORMS}
     for kernels in measured["kernels"].values():
@@ -108,7 +110,13 @@ def test_every_pair_size_and_step_has_a_positive_time_per_round(measured):
     times = [leaf for key in keys for leaf in leaves(measured[key])] + leaves(measured["step"]["seconds"])
     assert {len(each) for each in times} == {plan["rounds"]}
     assert {len(each) for each in measured["company"].values()} == {plan["company_rounds"]}
-    assert len(measured["company"]) == 7
+    assert len(measured["company"]) == 6
+    at_once = [len(each) for each in measured["two runs"].values()]
+    assert at_once == ([plan["company_rounds"]] * 2 if torch.get_num_threads() > 1 else [])
+    assert [len(each) for each in measured["search"].values()] == [1, plan["rounds"]]
+    assert sum(measured["parts"].values()) == pytest.approx(1)
+    for part in ("convolution", "normalization", "optimizer", "augmentation", "resizing"):
+        assert 0 < measured["parts"][part] < 1
     assert len(measured["start"]["seconds"]) == len(measured["start"]["bytes"]) == plan["starts"]
     assert min(map(min, [*times, *measured["company"].values(), measured["start"]["seconds"]])) > 0
     assert measured["summary"]["peak_memory_bytes"] is None or measured["summary"]["peak_memory_bytes"] > 1e8
@@ -244,9 +252,9 @@ def test_conventional_and_ours_are_timed_over_the_same_number_of_images(small, m
 
     net = Watched()
     recipe = RECIPES["default"]
-    assert bench.ours(net, small, recipe, PLAN, CPU, torch.float32)() > 0
+    assert bench.ours(net, small, recipe, PLAN, CPU, Format(torch.float32, torch.contiguous_format))() > 0
     assert [len(images) for images in net.seen] == [PLAN.batch_size] * PLAN.batches
-    assert all(images.is_contiguous(memory_format=torch.channels_last) for images in net.seen)
+    assert all(images.is_contiguous() for images in net.seen)
     assert net.formats == {torch.float32}
 
 
@@ -264,7 +272,7 @@ def test_conventional_pictures_are_the_training_images(small):
 def test_a_step_is_repeated_as_often_as_asked_and_trains():
     net = Watched()
     before = [parameter.detach().clone() for parameter in net.parameters()]
-    work = bench.step(net, RECIPES["default"], 4, CPU, 16, dtype=torch.float32)
+    work = bench.step(net, RECIPES["default"], 4, CPU, 16, form=Format(torch.float32))
     work(3)
     assert [tuple(images.shape) for images in net.seen] == [(4, 3, 16, 16)] * 3
     assert any(not torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
@@ -291,7 +299,7 @@ def test_every_kernel_is_timed_forwards_and_backwards_as_torch_has_it(name, dtyp
     calls, found = [], []
     layer.register_forward_hook(lambda _, inputs, out: found.append((inputs[0].shape[2:], out.dtype)))
     monkeypatch.setattr(torch.autograd, "grad", lambda out, inputs, _: calls.append(len(inputs)))
-    bench.kernel(layer, 2, CPU, dtype)(3)
+    bench.kernel(layer, 2, CPU, Format(dtype))(3)
     assert found == [((bench.SIDE, bench.SIDE), dtype)] * 3
     assert calls == [1 + len(list(layer.parameters()))] * 3
     assert "forward" not in vars(layer)
@@ -301,14 +309,14 @@ def test_the_pace_counts_only_the_second_half(monkeypatch):
     now, seen = [0.0], []
     monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
-    def train(net, batches, optimizer, *, before_step, dtype):
+    def train(net, batches, optimizer, *, before_step, dtype, layout):
         for index, (images, _) in enumerate(batches):
             before_step(index)
             seen.append((len(images), dtype))
             now[0] += 1.0 if now[0] < 4 else 0.25
 
     monkeypatch.setattr(bench, "train", train)
-    assert bench.paced(Net(width=0.25), 10.0, torch.float32, PLAN, 1) == pytest.approx(0.25)
+    assert bench.paced(Net(width=0.25), 10.0, Format(torch.float32), PLAN, 1) == pytest.approx(0.25)
     assert set(seen) == {(PLAN.batch_size, torch.float32)}
 
 
@@ -322,7 +330,7 @@ def test_a_companion_runs_within_its_context_and_ends_with_it(name, monkeypatch)
             started.append(self)
 
     monkeypatch.setattr(bench.subprocess, "Popen", Popen)
-    with bench.companion(name, torch.float32):
+    with bench.companion(name, Format(torch.float32)):
         assert started[0].poll() is None
     assert started[0].wait(10) != 0
 
@@ -330,4 +338,46 @@ def test_a_companion_runs_within_its_context_and_ends_with_it(name, monkeypatch)
 def test_a_companion_that_does_not_start_is_an_error(monkeypatch):
     monkeypatch.setitem(bench.COMPANIONS, "busy process", "raise SystemExit(3)")
     with pytest.raises(RuntimeError, match="the busy process did not start"):
-        bench.companion("busy process", torch.float32).__enter__()
+        bench.companion("busy process", Format(torch.float32)).__enter__()
+
+
+def test_two_runs_are_made_one_after_another_and_at_once_and_the_first_round_does_not_count(monkeypatch):
+    now, calls = [0.0], []
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def run_all(runs, out, *, executor, **options):
+        assert not options["resume"]  # else the second round would have nothing to do
+        calls.append((executor is not None, [run.seed for run in runs], {run.limit for run in runs}))
+        now[0] += (3.0 if executor else 4.0) + (100.0 if len(calls) <= 2 else 0.0)
+
+    monkeypatch.setattr(bench, "run_all", run_all)
+    monkeypatch.setattr(bench, "process_pool", lambda processes: contextlib.nullcontext(processes))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    found = bench.two_at_once(bench.FULL, "cifar10", None, Format(torch.float32))
+    assert found == {"one after another": [4.0] * 3, "two at once": [3.0] * 3}
+    assert calls == [(pool, [0, 1], {bench.FULL.pool_images}) for _ in range(4) for pool in (False, True)]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert bench.two_at_once(bench.FULL, "cifar10", None, Format(torch.float32)) == {}
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "conv"), reason="this PyTorch cannot be asked for it")
+def test_the_precision_of_products_is_as_before_after_steps_with_bfloat16_products():
+    conv, matmul = torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul
+    before, seen = (conv.fp32_precision, matmul.fp32_precision), []
+    bench.with_bfloat16_math(lambda count: seen.append((count, conv.fp32_precision)), 3)
+    assert seen == [(3, "bf16")]
+    with pytest.raises(ZeroDivisionError):
+        bench.with_bfloat16_math(lambda count: 1 / 0, 1)
+    assert (conv.fp32_precision, matmul.fp32_precision) == before
+
+
+def test_an_operation_belongs_to_the_part_that_it_is_called_in():
+    def event(name, parent=None):
+        return SimpleNamespace(name=name, cpu_parent=parent)
+
+    optimizer = event("Optimizer.step#Muon.step")
+    assert bench._part(event("aten::copy_", event("aten::mm", optimizer))) == "optimizer"
+    assert bench._part(event("aten::copy_", event(bench.LOADER))) == bench.LOADER
+    assert bench._part(event("aten::copy_", event("aten::to"))) == "copies"
+    assert bench._part(event("aten::mkldnn_convolution")) == "convolution"
+    assert bench._part(event("aten::relu")) == bench.REST

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import model
-from lab import report
+from lab import bench, report
 from lab.commands import main
 from lab.data import STD, load_dataset, loaders_from, normalize
 from lab.experiment import PREPROCESSING, PUBLISHED
@@ -245,7 +245,7 @@ def test_a_damaged_result_of_the_benchmark_is_named_in_a_line(capsys, tmp_path, 
 
 KINDS = {  # of three ages: before threads and loaders were recorded, on held-out images, and the newest
     "old": "minute/minute-batch-mixed-seed0.json",
-    "held out": "trials/trial-base-held-out-5000-seed0.json",
+    "held out": "trials/minute-as-it-is-held-out-5000-seed0.json",
     "new": "notebook/batch-norm-Muon-seed0.json",
 }
 OTHERS = (None, "text", -1, 0.5, 1e9, math.nan, math.inf, True, [], {}, ["a", "b"], [[1]], {"a": {"b": 1}})
@@ -515,8 +515,13 @@ def test_the_main_figures_are_medians_of_the_raw_times(measured):
             "recipe": "minute",
             "batch_size": 256,
             "flops": 6_000_000_000,
-            "seconds": {"float32": [0.5, 0.4, 0.6], "bfloat16": [0.2, 0.3, 0.1]},
+            "seconds": {
+                "float32 channels_last": [0.5, 0.4, 0.6],
+                "bfloat16 channels_last": [0.2, 0.3, 0.1],
+                "bfloat16 channels_first": [0.1, 0.1, 0.2],
+            },
         },
+        "chosen": {"format": "bfloat16 channels_last"},
         "pairs": {"bfloat16": {"batch": {"mixed": [0.1, 0.3, 0.2]}}},
         "growth": {"width": {"1.0": [0.1, 0.3, 0.2]}},
         "kernels": {
@@ -531,8 +536,10 @@ def test_the_main_figures_are_medians_of_the_raw_times(measured):
             "beside a busy process": [0.3, 0.3, 0.5],
             "beside a second training, all threads": [2.0, 1.0, 4.0],
             "beside a second training": [0.4, 0.3, 0.4],
-            "beside a second training, one thread each": [0.3, 0.32, 0.9],
         },
+        "two runs": {"one after another": [2.0, 2.5, 9.0], "two at once": [2.0, 1.0, 2.0]},
+        "search": {"format": [1.5], "threads": [0.2, 0.5, 0.6]},
+        "parts": {"convolution": 0.5, "Python": 0.5},
     }
     summary = report.bench_summary(result)
     assert summary.pop("slow_kernels") == [
@@ -540,7 +547,12 @@ def test_the_main_figures_are_medians_of_the_raw_times(measured):
         "dilated, bfloat16: 2.5 times as long as in float32",
     ]
     assert summary.pop("peak_gflops") == pytest.approx({"float32": 25.0, "bfloat16": 50.0})
-    assert summary.pop("step_milliseconds") == pytest.approx({"float32": 500.0, "bfloat16": 200.0})
+    steps = {
+        "float32 channels_last": 500.0,
+        "bfloat16 channels_last": 200.0,
+        "bfloat16 channels_first": 100.0,
+    }
+    assert summary.pop("step_milliseconds") == pytest.approx(steps)
     assert summary == pytest.approx(
         {
             "dataset": "CIFAR-10",
@@ -556,6 +568,7 @@ def test_the_main_figures_are_medians_of_the_raw_times(measured):
             "busy_ratio_all_threads": 3.0,
             "second_ratio": 2.0,
             "second_ratio_all_threads": 10.0,
+            "search_seconds": 2.0,
             "two_at_once_ratio": 1.25,
             "peak_memory_bytes": 300,
             "first_step_seconds": 5.0,
@@ -563,12 +576,14 @@ def test_the_main_figures_are_medians_of_the_raw_times(measured):
     )
     rates = report.bench_rates(result)
     assert rates["step of 100 images, bfloat16 [ms]"] == {"batch": {"mixed": pytest.approx(200)}}
-    assert rates["step of minute [ms]"] == {
-        "": {"float32": pytest.approx(500), "bfloat16": pytest.approx(200)}
-    }
+    assert rates["step of minute [ms]"] == {"": pytest.approx(steps)}
+    assert rates["part of a step [%]"] == {"convolution": {"": 50.0}, "Python": {"": 50.0}}
+    assert rates["two runs [s]"] == {"": {"one after another": 2.5, "two at once": 2.0}}
     assert rates["kernel [ms]"]["dilated"] == {"float32": pytest.approx(200), "bfloat16": pytest.approx(500)}
     assert rates["step in company [ms]"]["alone"] == {"": pytest.approx(200)}
     assert rates["step, by width [ms]"] == {"": {"1.0": pytest.approx(200)}}
+    result["chosen"] = {"format": "bfloat16 channels_first"}
+    assert report.bench_summary(result)["share_of_peak"] == pytest.approx(1.2)
     result["start"]["bytes"] = [None, None, None]
     assert report.bench_summary(result)["peak_memory_bytes"] is None
 
@@ -582,6 +597,10 @@ def test_the_markdown_has_the_main_figures_and_every_pair(measured):
     assert "| speed-up | 3.04 | 3.04 |" in figures
     assert "| peak memory of the process, GB | 1.28 | 1.28 |" in figures
     assert "| step beside a busy process, times idle | not measured | not measured |" in figures
+    assert "| training step of `minute`, bfloat16 channels_last, ms | 72 | 72 |" in figures
+    assert "| of the time of a step: convolution, % | not measured | not measured |" in figures
+    other["parts"] = dict.fromkeys((*bench.PARTS, bench.REST, bench.LOADER, bench.OPTIMIZER, "Python"), 0.125)
+    assert "| of the time of a step: augmentation and resizing, % | 25 |" in report.bench_markdown([other])
     title = "AMD EPYC (AVX512 bf16), 2 threads: step of 256 images, bfloat16 [ms]"
     assert pairs[0] == f"| {title} | " + " | ".join(CONVS) + " |"
     assert others[2:] == pairs[2:]

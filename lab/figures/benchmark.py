@@ -60,7 +60,7 @@ def _gflops(result: Mapping[str, Any]) -> dict[str, Work]:
         by_size = [(2e-9 * int(size) ** 3, times) for size, times in sizes.items()]
         works[f"matrix product, {dtype}"] = max(by_size, key=lambda work: work[0] / float(np.median(work[1])))
     step = result["step"]
-    seconds = step["seconds"][result["machine"]["dtype"]]
+    seconds = step["seconds"][result["chosen"]["format"]]
     return works | {f"training step, {step['recipe']}": (1e-9 * step["flops"], seconds)}
 
 
