@@ -39,18 +39,19 @@ def plot_activation_maps(images: Array, maps: Array, titles: Sequence[str], *, d
     columns = min(len(shown), 6)
     blocks = math.ceil(len(shown) / columns)
     width = max(1.35 * columns, 5.5)
-    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, hspace=0.02, wspace=0.02)
-    figure, axes = plt.subplots(
-        2 * blocks, columns, figsize=(width, 2.9 * blocks + 0.95), squeeze=False, layout=layout
-    )
+    captions = [wrapped(title, 18) for title in titles]
+    lines = max(caption.count("\n") for caption in captions)  # below the first
+    height = (2.9 + 0.16 * lines) * blocks + 1.0
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.07, hspace=0.02, wspace=0.02)
+    figure, axes = plt.subplots(2 * blocks, columns, figsize=(width, height), squeeze=False, layout=layout)
     for ax in axes.flat:
         ax.set_axis_off()
     heat = None
-    for index, (picture, each, title) in enumerate(zip(shown, values, titles, strict=True)):
+    for index, (picture, each, caption) in enumerate(zip(shown, values, captions, strict=True)):
         block, column = divmod(index, columns)
         above, below = axes[2 * block, column], axes[2 * block + 1, column]
         above.imshow(picture, interpolation="nearest")
-        above.set_title(wrapped(title, 18), fontsize=9, pad=3)
+        above.set_title(caption, fontsize=9, pad=3)
         heat = _overlay(below, picture, each)
     assert heat is not None  # there is at least one image
     bar = figure.colorbar(heat, ax=list(axes.flat), location="bottom", aspect=40, shrink=0.7, pad=0.02)
