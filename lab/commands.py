@@ -21,7 +21,8 @@ from lab.measurements import LABELS, Labels, Measurements, look_inside, save_loo
 from lab.recipes import RECIPES
 from lab.report import SURE, assess, bench_text, card, files, ladder_table, report_folder
 from lab.studies import AGAIN, PUBLISHED, STUDIES
-from lab.study import LADDER, ladder_experiments, process_pool, run_all
+from lab.study import LADDER, ladder_experiments, load_results, process_pool, run_all
+from lab.trials import TRIALS, trials, trials_table
 from model import CONVS, NORMS, PRETRAINED, Net, count_parameters
 
 HERE = Path(__file__).resolve().parent.parent
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         _add_study,
         _add_findings,
         _add_ablate,
+        _add_trials,
         _add_evaluate,
         _add_predict,
         _add_demo,
@@ -137,9 +139,13 @@ def _add_run(parser: argparse.ArgumentParser, validation: int = 0, seeds: str | 
         help="hold out this many training images and evaluate on them instead of the test images",
     )
     parser.add_argument("--limit", type=int, help="at most this many training and test images")
+    _add_format_and_threads(parser)
+    parser.add_argument("--fresh", action="store_true", help="start again even if there is a checkpoint")
+
+
+def _add_format_and_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=DTYPES, help="by default the fastest here, found by timing")
     parser.add_argument("--threads", type=int, help="by default all, or fewer while the machine is busy")
-    parser.add_argument("--fresh", action="store_true", help="start again even if there is a checkpoint")
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -193,12 +199,14 @@ def _add_ladder(commands) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/ladder"), help="folder for the results")
     parser.add_argument("--root", type=Path, help="the folder that holds cifar-10-batches-py")
     parser.add_argument("--device", help="cuda, mps or cpu; by default the first that is available")
+    _add_format_and_threads(parser)
 
 
 def _ladder(options: argparse.Namespace) -> int:
     data = load_dataset("cifar10", options.root)
-    experiments = ladder_experiments(options.only, dataset="cifar10")
-    print(ladder_table(run_all(experiments, options.out, data=data, device=options.device)))
+    experiments = ladder_experiments(options.only, dataset="cifar10", dtype=options.dtype)
+    settings = {name: getattr(options, name) for name in ("device", "threads")}
+    print(ladder_table(run_all(experiments, options.out, data=data, **settings)))
     return 0
 
 
@@ -347,6 +355,37 @@ def _ablate(options: argparse.Namespace) -> int:
         "validation_accuracy": {change: history.accuracy[-1] for change, history in histories.items()},
     }
     print(json.dumps(summary, allow_nan=False))
+    return 0
+
+
+def _add_trials(commands) -> None:
+    parser = _command(
+        commands,
+        "trials",
+        _trials,
+        help="try on held-out images what a short recipe was chosen from",
+        description="Train a recipe with one or two changes each, on the training images that remain when "
+        "some are held out, and compare them on those. Runs that are finished are not trained again. Prints "
+        "a table of the runs in the folder.",
+    )
+    parser.add_argument("recipe", choices=TRIALS, help="whose changes to try")
+    parser.add_argument("--only", nargs="+", metavar="CHANGE", help="only these, such as 'lr 0.2'")
+    parser.add_argument("--seeds", type=int, default=2, help="runs of each")
+    parser.add_argument("--processes", type=int, default=1, help="runs at once")
+    parser.add_argument("--out", type=Path, default=Path("runs/trials"), help="folder for the results")
+    parser.add_argument("--table", action="store_true", help="train nothing, only print the table")
+    _add_data_and_device(parser)
+    _add_format_and_threads(parser)
+
+
+def _trials(options: argparse.Namespace) -> int:
+    fields = {"dataset": options.dataset, "dtype": options.dtype}
+    runs = trials(options.recipe, options.only, seeds=options.seeds, **fields)
+    if not options.table:
+        settings = {name: getattr(options, name) for name in ("root", "device", "threads")}
+        with process_pool(options.processes) if options.processes != 1 else nullcontext() as executor:
+            run_all(runs, options.out, executor=executor, **settings)
+    print(trials_table(options.recipe, load_results(options.out)))
     return 0
 
 

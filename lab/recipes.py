@@ -222,11 +222,9 @@ TEACHER_STAGES = (
     ((256, "standard", 2), (256, "standard", 1)),
 )
 
-# Held out, 24 epochs, two seeds (records in results/trials/): 90.2 % with rows of 48 and 64 channels and with
-# rows of 40 and 72, 89.8 % with 32 and 80. Multiples of 16 are the fastest: on a Xeon with AMX a step with 48
-# and 64 takes 0.83 of one with 40 and 72. Part of the time that this saves is spent on two more epochs,
-# without a trial. With 40 and 72, seed 0: 90.8 %; with lr 0.12 and shifts of 3 pixels 90.6 %; with the table
-# of `minute`, widened (72 for 64), and 32 epochs, which take as long: 90.2 %.
+# Rows of 48 and 64 channels, of 40 and 72 and of 32 and 80 were tried (results/trials). Multiples of 16 are
+# the fastest: on a Xeon with AMX a step with 48 and 64 takes 0.83 of one with 40 and 72. Part of the time
+# that this saves is spent on two more epochs, without a trial.
 COFFEE = Recipe(
     epochs=26,
     lr=0.07,
@@ -237,9 +235,8 @@ COFFEE = Recipe(
     net={"stages": COFFEE_STAGES},
 )
 
-# Held out, seed 0, with 16 epochs and no cutout: 92.4 %, and 98.4 % on the training images. That is too short
-# and too confident to teach a network that reaches as much by itself, hence more epochs and cutout, both
-# without a further trial. No label smoothing: it would hide how similar the classes are.
+# More epochs, and cutout, than it needs to fit the training images: a teacher that is too sure of them has
+# little to teach. No label smoothing: it would hide how similar the classes are.
 TEACHER = replace(
     COFFEE,
     epochs=32,
@@ -249,24 +246,14 @@ TEACHER = replace(
     net={"stages": TEACHER_STAGES},
 )
 
-# Held out, seed 0, 8 epochs at lr 0.1 (seconds in parentheses): this table 89.7 % (356); one row fewer at
-# 32x32 and two fewer at 8x8, 149,000 parameters: 89.5 % (279); the table of `coffee`: 88.2 % (162); dense
-# rows only at 32x32, then separable rows of 64 and 128 channels, 154,000 parameters: 87.4 % (293). Separable
-# rows of 96 channels at 16x16, 161,000 parameters, gave 89.8 % with 16 epochs. Rows of 24 channels at 32x32
-# take longer than rows of 32.
-#
-# With a teacher trained for 16 epochs, held out, seed 0, at this rate and with cutout: 88.9 % after 8 epochs
-# (88.3 % without the teacher); the small network 90.2 % after 24 epochs (89.6 %), and 90.0 % with a cutout
-# of 12 pixels. At temperature 4, with a tenth of the labels mixed in: 88.3 % after 8 epochs. The number of
-# epochs was not tried.
+# Table, teacher and rate were chosen on held-out images in trials of which no records were kept, so that they
+# prove nothing here. The number of epochs was not tried.
 FRONTIER = replace(
     TEACHER, epochs=100, lr=0.07, net={"stages": FRONTIER_STAGES}, teacher=TEACHER, temperature=2.0
 )
 
 # `frontier` as far as it comes in 40 minutes on two cores: without the teacher, which takes longer than that,
-# and with 16 pixels for the first quarter of the steps. None of this was tried beforehand, except that at lr
-# 0.12 a run was behind after 22 epochs of 80 (72.9 % of the training images, against 78.0 %).
-# Tested with seed 0: 92.8 %.
+# and with 16 pixels for the first quarter of the steps. None of this was tried beforehand.
 LUNCH = replace(
     FRONTIER,
     epochs=88,
@@ -276,12 +263,10 @@ LUNCH = replace(
     temperature=1.0,
 )
 
-# Unless stated otherwise, choices were made on 5,000 held-out training images, in trials whose records were
-# not kept. Another seed, which holds out other images, changes such a figure by 0.4 points (standard
-# deviation): differences below 1 point on one seed, or below 0.8 on two, are noise.
+# What `minute` and `coffee` were chosen from, on 5,000 held-out training images with two seeds each, is in
+# results/trials: `python -m lab trials minute` makes the runs again.
 RECIPES: dict[str, Recipe] = {
-    # The strict network in minutes. Held out, 8 epochs: lr 0.025, 0.05, 0.12 and 0.25 gave 81.6, 84.7, 86.2
-    # and 85.2 %; lr 0.12 with a cosine schedule gave 85.8 %.
+    # The strict network in minutes. The study `models` found the same rate for it, with 4 epochs.
     "default": Recipe(
         epochs=8,
         lr=0.12,
@@ -289,22 +274,8 @@ RECIPES: dict[str, Recipe] = {
         label_smoothing=0.1,
         image_sizes=((0.0, 0.75), (0.6, 1.0)),  # a step at 24 pixels costs 0.58 of one at 32
     ),
-    # Held-out accuracy gained by each choice, in points, at equal training time unless stated otherwise:
-    #   Adam instead of SGD for norms and output: +0.5 (1 seed)
-    #   lr_rest 0.02 instead of 0.01, 0.04: +0.6, +0.4 (2 seeds)
-    #   lr 0.15 instead of 0.1, 0.22: +0.5, +1.0 (2 seeds); momentum 0.6 instead of 0.8: +0.9 (1 seed)
-    #   24 pixels for 0.6 of the steps instead of 0.5, 0.75: +0.1, +0.7 (2 seeds; 0.75 takes 8 % less time)
-    #   batches of 256: with 512, 6 epochs equal 5 and take 15 % longer (2 seeds); with 128, noise (1 seed)
-    #   3 dense rows of 64 and 1 separable row instead of 2 and 3: equal, in 18 % less time (2 seeds)
-    # Not used: SiLU for ReLU -0.9; the other dense rows dilated as well -1.9; a frozen whitening first layer
-    # -0.7 and -2.0 (1 seed each); squeeze-and-excitation +0.3, in a third more time (1 seed).
-    # All of this with 4 or 5 epochs, for 85.6 % held out. The sixth epoch was added because earlier networks
-    # had shown that the test images are about 1 point harder: this length owes something to test figures.
-    # Variants with 6 epochs or as stated, two seeds each (records in results/trials/), against 85.6 %:
-    # 16 pixels for the first 25 % of the steps 85.2, and with 7 epochs 86.0; 32 pixels only for the last
-    # 20 %, 7 epochs: 85.0 (from 20 pixels on) and 85.4 (from 16); lr 0.11 and 0.2: 85.4 and 85.1; momentum
-    # 0.7: 85.6; cosine: 85.1; batches of 512 at lr 0.2, 7 epochs: 85.7; one dense row of 64 fewer, 7 epochs:
-    # 85.8. None is clearly better.
+    # The sixth epoch was added because earlier networks had shown that the test images are about 1 point
+    # harder than the held-out ones: this length owes something to test figures.
     "minute": Recipe(
         epochs=6,
         lr=0.15,

@@ -512,7 +512,7 @@ def _main_figures(result: Mapping[str, Any]) -> dict[str, float | str | None]:
         **{f"training step of `{recipe}`, {name}, ms": steps.get(name) for name in STEP_FORMATS},
         "the fastest one's share of the best format's peak, %": 100 * main["share_of_peak"],
         **{f"of the time of a step: {part}, %": share for part, share in _parts(result).items()},
-        "to find format and threads, once a run, s": main["search_seconds"],
+        "to find the format, once a process, and the threads, s": main["search_seconds"],
         "step when idle, threads found by timing, times all threads": main["idle_ratio"],
         "step beside a busy process, times idle": main["busy_ratio"],
         "the same with all threads": main["busy_ratio_all_threads"],

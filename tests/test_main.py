@@ -474,7 +474,19 @@ def test_the_ladder_trains_its_runs_one_after_another_and_prints_the_table(capsy
     ((experiments, out, options),) = asked
     assert [(each.label, each.seed) for each in experiments] == [("minute-batch-mixed", n) for n in range(5)]
     assert out == tmp_path
-    assert options == {"data": ("cifar10", None), "device": None}
+    assert options == {"data": ("cifar10", None), "device": None, "threads": None}
+
+
+def test_the_ladder_passes_format_and_threads_on(capsys, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("lab.commands.load_dataset", lambda *arguments: arguments)
+    monkeypatch.setattr(
+        "lab.commands.run_all",
+        lambda experiments, out, **options: asked.append((experiments[0].dtype, options["threads"])),
+    )
+    monkeypatch.setattr("lab.commands.ladder_table", lambda histories: "the table")
+    run(capsys, "ladder", "--only", "minute", "--out", tmp_path, "--dtype", "float32", "--threads", 1)
+    assert asked == [("float32", 1)]
 
 
 @pytest.mark.parametrize(
