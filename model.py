@@ -292,9 +292,9 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
 
 # The trained networks: the SHA-256 of each file weights/NAME.pt.
 PRETRAINED: dict[str, str] = {
-    "batch-norm-muon": "b3ddd5d3a32ba1b59d47bef39b70aa2d8c3405031457a5721544f7933255ebe2",
-    "layer-norm-adamw-l2": "9a0eae4738d49276508a4739d508d7dddb57599e23bf6adf6e910c04ab01301e",
-    "group-norm-sgd-l1": "5e1760f7698cb040cbb49a2bcacca34e40317466d265efe9201b7aceb7be0a23",
+    "batch-norm-muon": "4e1ac43683b8c4627a1d7b1a6a3ff78538001ad9ac6cef109a5700b4b7e448d5",
+    "layer-norm-adamw-l2": "16d94c3fbe4400d873928d0cecf88b6fe5c3d7616f689a0a5b7be32bfda804f1",
+    "group-norm-sgd-l1": "881648abd66e8cdc9ca7ecd0758b1ae933d479ba00f41d4a667a459a5c586724",
     "minute": "baada075247487e7d180dae29c39b3fef6b46ffa2e179cd799841e55af18c7ab",
     "frontier": "a01e033a5cfbd7429397bf98f544cb4f5d720b20d51d121f6c143a4f1196c400",
     "frontier-small": "cec237b38b29af526fbe6aad8992bea2641f57d83d749c036b3331089b1422b1",
@@ -587,25 +587,26 @@ class _Images(nn.Module):
         Raises what `transform` raises, and ValueError for another `flips` or `sure`, if `classes` does not
         name every output, or if the logits are not finite.
         """
-        if not isinstance(flips, bool) or not isinstance(sure, Real) or not 0 <= sure <= 1:
-            raise ValueError(f"{flips=} must be True or False, and {sure=} a number from 0 to 1")
         likeliest = self._confidences(images, flips, sure).max(1)
         return self._named(likeliest.indices, likeliest.values)
 
-    def likeliest(self, image, count: int = 3) -> list[Prediction]:
+    def likeliest(self, image, count: int = 3, *, flips: bool = False, sure: float = 1.0) -> list[Prediction]:
         """The `count` likeliest classes of one image, the likeliest first; all, if it has no more classes.
 
-        image: a single one of those that `transform` takes. Raises what `predict` raises, and ValueError for
-        another number of images, and for a `count` that is not an integer of at least 1.
+        image: a single one of those that `transform` takes. flips, sure: as for `predict`. Raises what
+        `predict` raises, and ValueError for another number of images, and for a `count` that is not an
+        integer of at least 1.
         """
         count = _integer("count", count)
-        confidences = self._confidences(image)
+        confidences = self._confidences(image, flips, sure)
         if len(confidences) != 1:
             raise ValueError(f"{len(confidences)} images: expected one")
         ranked = confidences[0].sort(descending=True, stable=True)
         return self._named(ranked.indices[:count], ranked.values[:count])
 
     def _confidences(self, images, flips: bool = False, sure: float = 1.0) -> Tensor:  # (N, num_classes)
+        if not isinstance(flips, bool) or not isinstance(sure, Real) or not 0 <= sure <= 1:
+            raise ValueError(f"{flips=} must be True or False, and {sure=} a number from 0 to 1")
         inputs = self.transform(images)
         together = max(1, 2**18 // max(1, inputs[:1, 0].numel()))  # 256 images of 32 pixels a side
         with _evaluating(self), torch.no_grad():

@@ -49,7 +49,7 @@ from model import CONVS, NORMS, Net
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured; the default takes some ten minutes on two idle processor cores."""
+    """How much is measured; the default takes ten to fifteen minutes on two idle processor cores."""
 
     rounds: int = 3  # timings of each task; odd, so that the median is one of them
     limit: float = 400.0  # seconds; a slow or busy machine does fewer rounds, but at least one
@@ -63,7 +63,8 @@ class Plan:
     image_sizes: tuple[int, ...] = (16, 24, 32, 48, 64)  # pixels
     company_rounds: int = 3  # trainings alone and in company
     company_seconds: float = 9.0  # of such a training, of which the second half counts
-    pool_images: int = 25_600  # in each of the runs that are made one after another and at once
+    pool_epochs: int = 2  # of each of the runs that are made one after another and at once
+    pool_images: int | None = None  # in each of them; None: all
 
 
 FULL = Plan()
@@ -79,6 +80,7 @@ QUICK = Plan(  # only shows that the benchmark works
     image_sizes=(16, 24),
     company_rounds=1,
     company_seconds=0.5,
+    pool_epochs=1,
     pool_images=320,
 )
 FASTEST = "minute"  # the recipe whose training step is compared with the peak
@@ -157,6 +159,19 @@ def step(
     batch = _batch(batch_size, device, form, size)
     options = {"device": device, **form._asdict()}
     return lambda count: train(net, [batch] * count, optimizer, **options)
+
+
+def optimizer_step(net: nn.Module, recipe: Recipe, device: torch.device) -> Work:
+    """The optimizer's part of a training step: its gradients are those of a single batch."""
+    net.to(device).to(memory_format=torch.channels_last)
+    optimizer = recipe.make_optimizer(net)
+    net(torch.zeros(2, 3, 32, 32, device=device)).square().mean().backward()
+
+    def work(count: int) -> None:
+        for _ in range(count):
+            optimizer.step()
+
+    return work
 
 
 def with_bfloat16_math(work: Work, count: int) -> None:
@@ -454,25 +469,29 @@ def company(plan: Plan, form: Format) -> dict[str, list[float]]:
 
 
 def two_at_once(plan: Plan, dataset: str, root: str | Path | None, form: Format) -> dict[str, list[float]]:
-    """The seconds that two short runs take on the CPU, one per round: one after another here, with the
-    threads that are found by timing, and at once in a process pool, which has half of the threads for each.
+    """The seconds that two runs take on the CPU, one per round, with loading and testing: one after another
+    here, with the threads that are found by timing, and at once in a process pool, which has half of the
+    threads for each.
 
-    Both have made such runs before, so that no process starts in that time. Empty with a single thread.
+    Both have made a short run before, so that no process starts in that time. Empty with a single thread.
     """
     if torch.get_num_threads() < 2:
         return {}
-    recipe = replace(RECIPES["default"], epochs=1)
+    recipe = replace(RECIPES["default"], epochs=plan.pool_epochs)
     same: dict[str, Any] = {"dataset": dataset, "limit": plan.pool_images, "dtype": _name(form.dtype)}
     runs = [Experiment("run", recipe, seed=seed, **same) for seed in (0, 1)]
+    short = [replace(run, limit=plan.batch_size, label="short") for run in runs]
     times: dict[str, list[float]] = {"one after another": [], "two at once": []}
     with tempfile.TemporaryDirectory() as folder, process_pool(2) as pool:
         options = {"root": root, "device": "cpu", "progress": False, "resume": False}
-        for round_ in tqdm(range(plan.company_rounds + 1), "two runs", disable=sys.stderr is None):
-            for case, executor in zip(times, (None, pool), strict=True):
+        cases = [*zip(times, (None, pool), strict=True)]
+        for _, executor in cases:
+            run_all(short, folder, executor=executor, **options)
+        for _ in tqdm(range(plan.company_rounds), "two runs", disable=sys.stderr is None):
+            for case, executor in cases:
                 began = time.perf_counter()
                 run_all(runs, folder, executor=executor, **options)
-                if round_:
-                    times[case].append(time.perf_counter() - began)
+                times[case].append(time.perf_counter() - began)
     return times
 
 
@@ -482,9 +501,10 @@ PARTS = {  # of a step, by what the names of torch's operations contain
     "convolution": ("conv",),
     "normalization": ("batch_norm", "group_norm", "layer_norm"),
     "resizing": ("upsample", "interpolate"),
+    "activation": ("relu", "threshold"),
     "copies": ("copy", "clone", "cat", "contiguous", "empty", "resize", "fill", "zero"),
 }
-REST = "other operations"  # activations, sums, pooling, the loss
+REST = "other operations"  # sums, pooling, the loss
 LOADER, OPTIMIZER = "augmentation", "optimizer"
 
 
@@ -567,6 +587,7 @@ def bench(
         for each in (Format(dtype, layout) for dtype in dtypes for layout in LAYOUTS.values()):
             fresh = Net(**recipe.net)
             works["step", "seconds", str(each)] = step(fresh, recipe, batch_size, device, form=each)
+        works["step", "optimizer"] = optimizer_step(Net(**recipe.net), recipe, device)
         if device.type == "cpu" and hasattr(torch.backends.mkldnn, "conv"):  # from PyTorch 2.9 on
             usual = step(Net(**recipe.net), recipe, batch_size, device, form=Format(torch.float32))
             works["step", "seconds", BFLOAT16_MATH] = partial(with_bfloat16_math, usual)

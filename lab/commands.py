@@ -465,13 +465,17 @@ def _add_predict(commands) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="a picture of any size, such as a JPEG")
     parser.add_argument("--name", default="frontier", help=NETWORK)
     parser.add_argument("--count", type=int, default=3, help="how many classes of each picture")
+    parser.add_argument("--flips", action="store_true", help="average each picture and its mirror image")
+    parser.add_argument(
+        "--sure", type=float, default=1.0, help="average only where the confidence is below this, from 0 to 1"
+    )
 
 
 def _predict(options: argparse.Namespace) -> int:
     net = _network(options.name)
     found = []
     for file in options.files:
-        likeliest = net.likeliest(file, options.count)
+        likeliest = net.likeliest(file, options.count, flips=options.flips, sure=options.sure)
         print(file)
         for label, confidence in likeliest:
             print(f"  {label:<16} {confidence:8.2%}")
@@ -559,9 +563,10 @@ def _add_bench(commands) -> None:
         help="measure the speed of this machine, and how much of it training uses",
         description="Measure, interleaved: matrix products, the conventional notebook recipe against ours, "
         "every (norm, conv) pair, how a step grows with batch size, width and image size, the share of the "
-        "peak; a step beside a busy process and beside a second training; also memory, the time to the first "
+        "peak, in every format; the parts of a step; the searches for format and threads; a step beside a "
+        "busy process and beside a second training; two runs at once; also memory, the time to the first "
         "step, and kernels that are much slower than they should be. Prints a table and, as the last line, a "
-        "JSON object; every time goes to a JSON file, and a picture is drawn. Takes four to eleven minutes, "
+        "JSON object; every time goes to a JSON file, and a picture is drawn. Takes ten to fifteen minutes, "
         "in which nothing else should run.",
     )
     parser.add_argument("--quick", action="store_true", help="take seconds, only to show that it works")

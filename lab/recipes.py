@@ -223,8 +223,7 @@ TEACHER_STAGES = (
 )
 
 # Rows of 48 and 64 channels, of 40 and 72 and of 32 and 80 were tried (results/trials). Multiples of 16 are
-# the fastest: on a Xeon with AMX a step with 48 and 64 takes 0.83 of one with 40 and 72. Part of the time
-# that this saves is spent on two more epochs, without a trial.
+# the fastest. Part of the time that this saves is spent on two more epochs, without a trial.
 COFFEE = Recipe(
     epochs=26,
     lr=0.07,
@@ -263,8 +262,8 @@ LUNCH = replace(
     temperature=1.0,
 )
 
-# What `minute` and `coffee` were chosen from, on 5,000 held-out training images with two seeds each, is in
-# results/trials: `python -m lab trials minute` makes the runs again.
+# What `minute` and the widths of `coffee` were chosen from, on 5,000 held-out training images with two seeds
+# each, is in results/trials: `python -m lab trials minute` makes the runs again.
 RECIPES: dict[str, Recipe] = {
     # The strict network in minutes. The study `models` found the same rate for it, with 4 epochs.
     "default": Recipe(
@@ -272,7 +271,7 @@ RECIPES: dict[str, Recipe] = {
         lr=0.12,
         augment=Augment(shift=2),  # so short a training underfits anyway
         label_smoothing=0.1,
-        image_sizes=((0.0, 0.75), (0.6, 1.0)),  # a step at 24 pixels costs 0.58 of one at 32
+        image_sizes=((0.0, 0.75), (0.6, 1.0)),  # a step at 24 pixels costs 0.65 of one at 32
     ),
     # The sixth epoch was added because earlier networks had shown that the test images are about 1 point
     # harder than the held-out ones: this length owes something to test figures.

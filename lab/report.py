@@ -433,7 +433,7 @@ def bench_summary(result: Mapping[str, Any]) -> dict[str, Any]:
         return company[case] / company[to] if company else None
 
     two = {case: statistics.median(times) for case, times in result.get("two runs", {}).items()}
-    search = result.get("search")
+    search, optimizer = result.get("search"), result["step"].get("optimizer")
     return {
         "dataset": result["dataset"],
         "dtype": dtype,
@@ -450,6 +450,7 @@ def bench_summary(result: Mapping[str, Any]) -> dict[str, Any]:
         "busy_ratio_all_threads": ratio("beside a busy process, all threads", "alone, all threads"),
         "second_ratio": ratio("beside a second training", "alone, all threads"),
         "second_ratio_all_threads": ratio("beside a second training, all threads", "alone, all threads"),
+        "optimizer_milliseconds": 1e3 * statistics.median(optimizer) if optimizer else None,
         "search_seconds": sum(map(statistics.median, search.values())) if search else None,
         "two_at_once_ratio": two["one after another"] / two["two at once"] if two else None,
         "peak_memory_bytes": None if None in memory else max(memory),
@@ -502,7 +503,8 @@ def _main_figures(result: Mapping[str, Any]) -> dict[str, float | str | None]:
     main, recipe = result["summary"], result["step"]["recipe"]
     memory, peaks, steps = main["peak_memory_bytes"], main["peak_gflops"], main["step_milliseconds"]
     return {
-        "format chosen": result["chosen"]["format"],
+        "format chosen": result["chosen"]["format"]
+        + ("" if result["chosen"]["microseconds"] else ", not timed"),
         "conventional recipe, images/s": main["conventional_images_per_second"],
         "ours, images/s": main["ours_images_per_second"],
         "speed-up": main["ratio"],
@@ -510,13 +512,14 @@ def _main_figures(result: Mapping[str, Any]) -> dict[str, float | str | None]:
         "matrix product in float32, GFLOP/s": peaks.get("float32"),
         "matrix product in bfloat16, GFLOP/s": peaks.get("bfloat16"),
         **{f"training step of `{recipe}`, {name}, ms": steps.get(name) for name in STEP_FORMATS},
-        "the fastest one's share of the best format's peak, %": 100 * main["share_of_peak"],
+        "the chosen one's share of the best format's peak, %": 100 * main["share_of_peak"],
+        "its optimizer alone, ms": main["optimizer_milliseconds"],
         **{f"of the time of a step: {part}, %": share for part, share in _parts(result).items()},
         "to find the format, once a process, and the threads, s": main["search_seconds"],
         "step when idle, threads found by timing, times all threads": main["idle_ratio"],
-        "step beside a busy process, times idle": main["busy_ratio"],
+        "step beside a busy process, between searches, times idle": main["busy_ratio"],
         "the same with all threads": main["busy_ratio_all_threads"],
-        "step beside a second training, times idle": main["second_ratio"],
+        "step beside a second training, between searches, times idle": main["second_ratio"],
         "the same with all threads each": main["second_ratio_all_threads"],
         "runs an hour, two at once in a process pool, times one after another": main["two_at_once_ratio"],
         "peak memory of the process, GB": None if memory is None else 1e-9 * memory,
@@ -531,7 +534,9 @@ STEP_PARTS = {  # what a table shows of them
     "normalization": ("normalization",),
     "optimizer": ("optimizer",),
     "augmentation and resizing": ("augmentation", "resizing"),
-    "everything else": ("copies", "other operations", "Python"),
+    "copies": ("copies",),
+    "activations": ("activation",),
+    "everything else": ("other operations", "Python"),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lab.checks import as_choice, as_integer
 from lab.experiment import Experiment
-from lab.recipes import MINUTE_STAGES, RECIPES
+from lab.recipes import MINUTE_STAGES, RECIPES, Recipe
 from lab.records import History
 from lab.statistics import pooled_deviation, student_t
 from lab.tables import Table
@@ -103,18 +103,20 @@ def trials(recipe: str, only: Iterable[str] | None = None, *, seeds: int = 2, **
 
 
 def trials_table(recipe: str, histories: Iterable[History]) -> Table:
-    """The trials of a recipe that are among `histories`: accuracy on held-out images, and what changed it.
+    """The trials of a recipe whose finished runs are among `histories`: accuracies on held-out images, and
+    what changed them.
 
     A difference is the mean over the seeds that both have, in points, on the same processor, with a 95 %
     interval from the spread of all differences in the table, pooled: two seeds alone say little. Arithmetic:
     multiply-accumulates of the whole training, as a share of those in the first row.
     """
     first, *_ = TRIALS[as_choice("recipe", recipe, TRIALS)]
+    histories = [each for each in histories if each.epochs == each.recipe["epochs"] and each.accuracy]
     runs: dict[tuple[str, str], dict[int, History]] = {}
     for change in TRIALS[recipe]:
         (named, *_) = trials(recipe, [change])
         for history in histories:
-            if history.name == named.name:
+            if history.name == named.name and Recipe.from_dict(history.recipe) == named.recipe:
                 runs.setdefault((change, history.processor), {})[history.seed] = history
     differences = {
         (change, processor): [

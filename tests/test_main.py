@@ -291,6 +291,18 @@ def pictures(tmp_path) -> list[Path]:
     return paths
 
 
+def test_predict_averages_flips_if_it_is_asked_to(capsys, pictures):
+    net, (path, *_) = Net.from_pretrained("frontier"), pictures
+    for options, expected in (
+        (("--flips",), net.likeliest(path, flips=True)),
+        (("--flips", "--sure", "0"), net.likeliest(path)),
+    ):
+        status, out, _ = run(capsys, "predict", path, *options)
+        found = json.loads(out.splitlines()[-1])["pictures"][0]["predictions"]
+        assert (status, [tuple(each.values()) for each in found]) == (0, expected)
+    assert run(capsys, "predict", path, "--flips", "--sure", "2")[0] == 2
+
+
 def test_predict_prints_the_likeliest_classes_of_each_file_and_ends_with_a_json_line(capsys, pictures):
     status, out, err = run(capsys, "predict", *pictures)
     *lines, last = out.splitlines()

@@ -19,7 +19,8 @@ def history(change: str, seed: int, accuracy: float, processor: str = "A") -> Hi
     (run, *_) = trials("minute", [change])
     machine = {"processor": processor}
     made = History(run.name, "CIFAR-10", 1, run.recipe.to_dict(), seed, machine, evaluated_on="validation")
-    made.validation_accuracy.append(accuracy)
+    made.train_loss = [1.0] * run.recipe.epochs
+    made.validation_accuracy = [0.1] * (run.recipe.epochs - 1) + [accuracy]
     return made
 
 
@@ -48,7 +49,7 @@ def test_a_difference_is_between_the_same_seeds_on_the_same_processor():
     runs = [history("as it is", 0, 0.80), history("as it is", 1, 0.84), history("as it is", 0, 0.10, "B")]
     runs += [history("lr 0.2", 0, 0.81), history("lr 0.2", 1, 0.86)]
     runs += [history("cosine", 0, 0.80), history("cosine", 1, 0.83), history("cosine", 2, 0.99)]
-    table = trials_table("minute", runs)
+    table = trials_table("minute", iter(runs))
     cells = {row[0] + row[1]: row[2:] for row in table.rows}
     assert list(cells) == ["as it isA", "as it isB", "lr 0.2A", "cosineA"]
     assert cells["as it isA"] == ("2", "82.00", "", "1.00")
@@ -56,6 +57,13 @@ def test_a_difference_is_between_the_same_seeds_on_the_same_processor():
     half = 4.303 * math.sqrt(0.5 / 2)
     assert cells["lr 0.2A"] == ("2", "83.50", f"+1.50 ± {half:.2f}", "1.00")
     assert cells["cosineA"][:3] == ("3", "87.33", f"-0.50 ± {half:.2f}")
+
+
+def test_a_run_that_is_not_finished_or_has_another_recipe_is_left_out():
+    stopped, other = history("lr 0.2", 0, 0.9), history("cosine", 0, 0.9)
+    stopped.train_loss.pop()
+    other.recipe["lr"] = 0.01
+    assert len(trials_table("minute", [history("as it is", 0, 0.80), stopped, other]).rows) == 1
 
 
 def test_an_interval_is_left_out_where_no_change_has_two_seeds():
@@ -91,9 +99,7 @@ def test_the_page_has_the_tables_of_the_records():
         assert trials_table(recipe, histories).markdown() in page
 
 
-def test_the_command_trains_what_is_missing_and_prints_the_table(capsys, tmp_path, monkeypatch):
-    small = {"as it is": {"epochs": 1, "net": {"width": 0.25}}, "lr 0.2": {"epochs": 1, "lr": 0.2}}
-    monkeypatch.setitem(TRIALS, "minute", small)
+def test_the_command_trains_what_is_asked_for_and_prints_the_table(capsys, tmp_path, monkeypatch):
     asked = []
 
     def run_all(runs, out, *, executor, **options):
