@@ -21,7 +21,6 @@ from lab.studies import OPTIMIZER_NAMES, difference_title, norm_name, titles
 from model import describe
 
 NOTHING = Measurements()
-TRAINING_IMAGES = 50_000
 
 
 def pictures(
@@ -39,7 +38,7 @@ def pictures(
         found["curves"] = partial(curves_picture, study, records)
     if len({arm.conv for arm in study.arms}) > 2:
         found["costs"] = partial(costs_picture, study, records, beside.costs)
-    if beside.costs and len(_techniques(study)) > 1:
+    if beside.costs and len(_techniques(study)) > 1 and _compares_techniques(study):
         found["compared"] = partial(compared_picture, study, records, beside.costs)
     found["differences"] = partial(differences_picture, study, records)
     if beside.labels is not None:
@@ -93,7 +92,7 @@ def grid_picture(study: Study, records: Records) -> Axes:
         [norm_name(norm) for norm in norms],
         notes=notes,
         dataset=CIFAR_10,
-        title=study.name,
+        title="each pair at its best rate",
         xlabel="normalization",
         ylabel=("technique", "optimizer")[varied],
     )
@@ -109,7 +108,7 @@ def curves_picture(study: Study, records: Records) -> Axes:
         for label, arm in shown.items()
     }
     curves = {name: np.array(runs) for name, runs in curves.items() if runs}
-    title = f"{study.name}: {first.conv}, {_axes_of(first)[1]}"
+    title = f"{first.conv} network with {_axes_of(first)[1]}"
     return figures.plot_bands(curves, dataset=CIFAR_10, title=title)
 
 
@@ -117,6 +116,10 @@ def _techniques(study: Study) -> list[Experiment]:
     """The arms that differ from the first in the technique only."""
     first = study.arms[0]
     return [arm for arm in study.arms if replace(arm, label=first.label, conv=first.conv) == first]
+
+
+def _compares_techniques(study: Study) -> bool:
+    return _is_grid(study.arms) or len(_techniques(study)) == len(study.arms)
 
 
 def compared_picture(study: Study, records: Records, measured: Mapping[str, Any]) -> Figure:
@@ -129,10 +132,10 @@ def compared_picture(study: Study, records: Records, measured: Mapping[str, Any]
             describe(arm.network()),
         )
         if found is not None and cost is not None:
-            seconds = 1e-6 * cost.train_microseconds * TRAINING_IMAGES * arm.recipe.epochs
-            row = {"name": arm.conv, "accuracy": found.mean, "half": found.half, "seconds": seconds}
-            rows.append(row | {"parameters": network.total_parameters, "macs": network.total_macs})
-    title = f"{study.name} with {norm_name(study.arms[0].norm)}, {study.arms[0].recipe.epochs} epochs"
+            row = {"name": arm.conv, "accuracy": found.mean, "half": found.half}
+            row |= {"parameters": network.total_parameters, "macs": network.total_macs}
+            rows.append(row | {"microseconds": cost.train_microseconds})
+    title = f"techniques with {norm_name(study.arms[0].norm)}, {study.arms[0].recipe.epochs} epochs"
     return figures.plot_comparison(rows, dataset=CIFAR_10, title=title)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -86,7 +87,7 @@ def _parts(arm: Experiment) -> tuple[str, str, str, str]:
     if rest == arm.label:  # a reader's own name
         return "", "", "", arm.label
     technique = "" if "stages" in arm.recipe.net else arm.conv  # a table of its own has several
-    rest = rest.strip("-").replace("-", " ")
+    rest = re.sub(r"(?<!\de)-", " ", rest.strip("-"))  # the minus of an exponent stays
     return technique, norm_name(arm.norm), OPTIMIZER_NAMES[arm.recipe.optimizer], rest
 
 

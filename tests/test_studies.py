@@ -126,3 +126,9 @@ def test_titles_are_unique(name):
 def test_a_reader_declares_a_study_in_a_few_lines():
     study = Study("kernels", "Is a wider net better?", [arm(), arm(label="wide", net={"width": 1.5})])
     assert [each.label for each in study.arms] == ["mixed-batch-muon", "mixed-batch-muon-wide"]
+
+
+def test_a_title_keeps_the_exponent_of_a_strength():
+    named = titles(STUDIES["course-models"].arms)
+    assert named["mixed-layer-adamw-L2-4e-05"] == "layer norm, AdamW, L2 4e-05"
+    assert named["mixed-group-sgd-L1-0.000256"] == "group norm, SGD, L1 0.000256"

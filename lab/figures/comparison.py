@@ -16,10 +16,10 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from lab.figures.common import PALE, colours, markers, styled, suptitle, titled
 
 QUANTITIES = (  # key, axis, factor, how a value is written
-    ("accuracy", "test accuracy [%]", 100, lambda value: f"{value:.2f} %"),
+    ("accuracy", "test accuracy [%]", 100, str),
     ("parameters", "parameters [number]", 1, lambda value: f"{value:,.0f}"),
     ("macs", "MACs [number per image]", 1, lambda value: EngFormatter(places=2)(value)),
-    ("seconds", "training time [s]", 1, lambda value: f"{value:,.1f} s"),
+    ("microseconds", "training time [µs per image]", 1, lambda value: f"{value:,.0f} µs"),
 )
 
 
@@ -27,13 +27,15 @@ QUANTITIES = (  # key, axis, factor, how a value is written
 def plot_comparison(
     rows: Sequence[Mapping[str, Any]], *, dataset: str, title: str = "techniques compared"
 ) -> Figure:
-    """Compare techniques: bars of accuracy, parameters, multiply-accumulates and training time.
+    """Compare techniques: their accuracies, and bars of parameters, multiply-accumulates and training time.
 
-    At the end of each bar is the marker of its technique.
+    At each accuracy and at the end of each bar is the marker of its technique. The axis of the accuracies
+    begins near the lowest.
 
     rows: from top to bottom, each with "name", "accuracy" (in [0, 1], shown in percent), "parameters",
-    "macs" (per image) and "seconds" (of training); it may have "half", the half-width of the accuracy's
-    interval. Raises ValueError for no rows, for a missing key, and for a negative or infinite number.
+    "macs" (per image) and "microseconds" (of training per image); it may have "half", the half-width of the
+    accuracy's interval. Raises ValueError for no rows, for a missing key, and for a negative or infinite
+    number.
     """
     rows = list(rows)
     _check_rows(rows)
@@ -45,18 +47,23 @@ def plot_comparison(
     places = np.arange(len(rows))
     for ax, (key, label, factor, written) in zip(axes, QUANTITIES, strict=True):
         values = [row[key] * factor for row in rows]
-        bars = ax.barh(places, values, color=[palette[name] for name in names], height=0.7)
         for place, name, value in zip(places, names, values, strict=True):
             look = {"color": palette[name], "marker": marks[name], "markeredgecolor": "white"}
-            ax.plot([value], [place], linestyle="none", markersize=9, clip_on=False, **look)
-        labels = [written(value) for value in values]
-        if key == "accuracy" and all("half" in row for row in rows):
-            halves = [row["half"] * factor for row in rows]
-            ax.errorbar(values, places, xerr=halves, fmt="none", ecolor="black", capsize=3, zorder=3)
-            labels = [f"{value:.1f} ± {half:.1f} %" for value, half in zip(values, halves, strict=True)]
-        ax.bar_label(bars, labels=labels, padding=8, fontsize=9)
+            ax.plot([value], [place], linestyle="none", markersize=9, clip_on=False, zorder=4, **look)
+        if key == "accuracy":
+            _draw_accuracies(ax, values, [100 * row.get("half", math.nan) for row in rows])
+        else:
+            bars = ax.barh(places, values, color=[palette[name] for name in names], height=0.7)
+            ax.bar_label(bars, labels=[written(value) for value in values], padding=8, fontsize=9)
+            ax.set_xlim(0, (max(values) or 1) * 1.42)
+            ax.xaxis.set_major_locator(MaxNLocator(4))
+            if max(values) >= 1000:
+                ax.xaxis.set_major_formatter(EngFormatter(sep=" "))
         ax.set_xlabel(label)
-        _scale(ax, max(values), percent=key == "accuracy")
+        ax.tick_params(axis="y", length=0)
+        ax.grid(axis="x", color=PALE, linewidth=0.8)
+        ax.set_axisbelow(True)
+        ax.spines["left"].set_visible(False)
     axes[0].set_yticks(places, names)
     axes[0].set_ylim(len(rows) - 0.4, -0.6)
     axes[0].set_ylabel("technique")
@@ -78,17 +85,16 @@ def _check_rows(rows: Sequence[Mapping[str, Any]]) -> None:
                 raise ValueError(f"rows[{number}][{key!r}]={row[key]!r}: expected {allowed}")
 
 
-def _scale(ax: Axes, most: float, percent: bool) -> None:
-    """Set limits, ticks and grid of a panel of bars, with room for the values beside them."""
-    if percent:
-        ax.set_xticks(range(0, 101, 25))
-        ax.set_xlim(0, 142)
-    else:
-        ax.set_xlim(0, (most or 1) * 1.42)
-        ax.xaxis.set_major_locator(MaxNLocator(4))
-    if most >= 1000:
-        ax.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x", color=PALE, linewidth=0.8)
-    ax.set_axisbelow(True)
-    ax.spines["left"].set_visible(False)
+def _draw_accuracies(ax: Axes, values: Sequence[float], halves: Sequence[float]) -> None:
+    """Draw the intervals, write each accuracy beside its own, and leave room for that."""
+    ends = [0.0 if math.isnan(half) else half for half in halves]
+    ax.errorbar(values, range(len(values)), xerr=ends, fmt="none", ecolor="black", capsize=3, zorder=3)
+    for place, (value, half, end) in enumerate(zip(values, halves, ends, strict=True)):
+        text = f"{value:.2f} %" if math.isnan(half) else f"{value:.1f} ± {half:.1f} %"
+        offset = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
+        ax.annotate(text, (value + end, place), **offset)
+    low = min(value - end for value, end in zip(values, ends, strict=True))
+    high = max(value + end for value, end in zip(values, ends, strict=True))
+    room = (high - low) or 1.0
+    ax.set_xlim(low - 0.1 * room, high + 0.75 * room)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
