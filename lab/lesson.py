@@ -16,9 +16,9 @@ from lab.figures.common import figure_of
 def show(figure: Figure | Axes, path: str | Path, alt: str) -> Path:
     """Write a figure as PNG, display the file in a notebook, and return its path; the figure is closed.
 
-    alt: what the picture shows, in a sentence, for readers who cannot see it: the output's plain text, and
-    the text of the picture in a page that nbconvert makes with its classic template. Raises ValueError for
-    an empty text, and as `save` does.
+    alt: what the picture shows, in a sentence. It is printed below the picture, and takes its place for
+    readers who cannot see it: as the output's plain text, and in a page that nbconvert makes with its
+    classic template. Raises ValueError for an empty text, and as `save` does.
     """
     if not isinstance(alt, str) or not alt.strip():
         raise ValueError(f"alt={alt!r} must be a text that says what the picture shows")
@@ -30,4 +30,5 @@ def show(figure: Figure | Axes, path: str | Path, alt: str) -> Path:
         return written
     content = base64.b64encode(written.read_bytes()).decode()
     display({"image/png": content, "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
+    print(alt)
     return written

@@ -35,7 +35,7 @@ def range_test(
     `lowest` to `highest`; the rates of other groups of parameters, such as Muon's `lr_rest`, keep their ratio
     to it. The loss of a step is that before its update, and is smoothed by an exponential moving average
     without its bias towards 0. The test ends early once that is GROWN times its minimum, and before a loss
-    that is not finite. A rate somewhat below the one at which the loss is smallest is a good one to try.
+    that is not finite. A tenth of the rate at which the loss is smallest is a good one to try.
 
     loader: as for `fit`, but without need of a len(); it is passed over again until there are enough batches.
     Network, loader and random states are left as they were. The same seed of the loader gives the same again.

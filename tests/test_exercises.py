@@ -7,19 +7,19 @@ from lab.grid import best_of
 from lab.studies import MODELS, published
 from model import Net
 
-BEST = best_of(MODELS.search(MODELS["mixed-batch-adamw"], published())[0]).lr
+BEST = best_of(MODELS.search(MODELS["mixed-batch-sgd"], published())[0]).lr
 WIDTH = Net.within(BUDGET, conv="blueprint_separable").config["width"]
 
 
 @pytest.mark.parametrize(
     ("number", "answer"),
     [
-        (1, 9 * 64 + 64 * 64),
-        (2, (1, 2, 3)),
-        (2, [1, 3, 1]),
+        (1, 9 * 32 + 32 * 96),
+        (2, (1, 3, 5)),
+        (2, [5, 3, 1]),
         (3, 3),
-        (4, {"batch"}),
-        (4, "batch"),
+        (4, {"layer", "group", "instance"}),
+        (4, ["instance", "group", "layer"]),
         (5, WIDTH),
         (6, BEST),
         (6, BEST * 3),
@@ -33,16 +33,16 @@ def test_a_right_answer_is_right(number, answer, capsys):
 @pytest.mark.parametrize(
     ("number", "answer", "hint"),
     [
-        (1, 576, "that is the depthwise half alone"),
-        (1, 4096, "that is the pointwise half alone"),
-        (1, 36_864, "count k² C for the depthwise half"),
-        (2, (2, 2, 3), "they leave out "),
+        (1, 288, "that is the depthwise half alone"),
+        (1, 3072, "that is the pointwise half alone"),
+        (1, 27_648, "count k² C for the depthwise half"),
+        (2, (3, 3, 3), "they leave out "),
         (2, (1, 1, 2), "expected three rates"),
         (2, 3, "expected three rates"),
         (3, 2, "it sees 67 pixels"),
         (3, 0, "expected a dilation"),
-        (4, {"batch", "layer"}, "look again at layer"),
-        (4, set(), "look again at batch"),
+        (4, {"layer", "group", "instance", "none"}, "look again at none"),
+        (4, "batch", "look again at batch, group, instance, layer"),
         (4, {"bath"}, "expected a set of some of batch, layer"),
         (5, 10, "it has "),
         (5, 0.5, "and more are allowed"),

@@ -66,8 +66,8 @@ def pictures(count):  # uint8, pixels all different
 
 def comparison_rows():
     return [
-        {"name": "standard", "accuracy": 0.875, "parameters": 1234, "macs": 5_600_000, "seconds": 12.3},
-        {"name": "mixed", "accuracy": 0.9, "parameters": 93_322, "macs": 910, "seconds": 0},
+        {"name": "standard", "accuracy": 0.875, "parameters": 1234, "macs": 5_600_000, "microseconds": 12.3},
+        {"name": "mixed", "accuracy": 0.9, "parameters": 93_322, "macs": 910, "microseconds": 0},
     ]
 
 
@@ -96,8 +96,9 @@ def bench_result():
             "recipe": "minute",
             "batch_size": 256,
             "flops": 6_000_000_000,
-            "seconds": {"bfloat16": [0.2, 0.3, 0.1]},
+            "seconds": {"bfloat16 channels_first": [0.2, 0.3, 0.1], "float32 channels_last": [9.0]},
         },
+        "chosen": {"format": "bfloat16 channels_first"},
         "pairs": {"bfloat16": pairs},
         "growth": {
             "batch size": {"64": [0.02, 0.03, 0.04], "256": [0.1, 0.1, 0.1]},
@@ -137,6 +138,8 @@ def all_figures():
         "range test": figures.plot_range_test({"sgd": RISING}, **named).figure,
         "receptive field": figures.plot_receptive_field(gradient, 3, **named).figure,
         "comparison": figures.plot_comparison(comparison_rows(), **named),
+        "prediction": figures.plot_prediction(images[0], [("cat", 0.9)], title=DATASET),
+        "field growth": figures.plot_field_growth(images[0], {"a": 3}, **named).figure,
         "kernel": figures.plot_kernel(gradient, np.eye(3), -gradient, **named),
         "benchmark": figures.plot_bench(bench_result()),
         "costs": figures.plot_costs(cost_points(), **named),
@@ -214,6 +217,14 @@ CALLS = {
     "plot_footprints": (
         lambda: figures.plot_footprints({"a": torch.ones(3, 3).long()}),
         lambda: figures.plot_footprints({}),
+    ),
+    "plot_prediction": (
+        lambda: figures.plot_prediction(torch.rand(3, 8, 8), [("cat", 0.9)]),
+        lambda: figures.plot_prediction(torch.rand(3, 8, 8), [("cat", 9)]),
+    ),
+    "plot_field_growth": (
+        lambda: figures.plot_field_growth(torch.rand(3, 8, 8), {"a": 3}),
+        lambda: figures.plot_field_growth(torch.rand(3, 8, 8), {"a": 0}),
     ),
     "plot_kernel": (
         lambda: figures.plot_kernel(*[torch.ones(3, 3)] * 3, dataset=DATASET),
@@ -380,7 +391,7 @@ def test_a_technique_has_the_same_colour_in_every_picture():
         )
         assert {line.get_label(): line.get_marker() for line in ax.lines} == figures.TECHNIQUE_MARKERS
     rows = [comparison_rows()[0] | {"name": name} for name in reversed(names)]
-    for ax in figures.plot_comparison(rows, dataset=DATASET).axes:
+    for ax in figures.plot_comparison(rows, dataset=DATASET).axes[1:]:
         bars = [to_hex(bar.get_facecolor()).upper() for bar in ax.patches]
         assert bars == [figures.TECHNIQUE_COLOURS[name] for name in reversed(names)]
         for bar, line, name in zip(ax.patches, ax.lines, reversed(names), strict=True):
@@ -503,6 +514,10 @@ def test_augmentations_are_rows_with_the_original_first():
     for ax, image in zip(figure.axes, expected, strict=True):
         np.testing.assert_array_equal(shown(ax), hwc(image))
     assert [ax.get_title() for ax in figure.axes[:4]] == ["original", "version 1", "version 2", "version 3"]
+    named = figures.plot_augmentations(originals, versions, ["a", "b", "c"], dataset=DATASET)
+    assert [ax.get_title() for ax in named.axes[:4]] == ["original", "a", "b", "c"]
+    with pytest.raises(ValueError, match="names of length 1: expected 3"):
+        figures.plot_augmentations(originals, versions, ["a"], dataset=DATASET)
 
 
 @pytest.mark.parametrize("kind", ["one-hot", "mixup", "array"])
@@ -724,7 +739,7 @@ def test_misclassified_shows_the_most_confident_errors_first(count, soft):
     title = " ".join(figure.get_suptitle().split())
     assert "3 of 5 images misclassified" in title
     assert "mixed" in title
-    assert ("the 2 of highest softmax confidence" if count == 2 else "all, by softmax confidence") in title
+    assert ("the 2 most confident" if count == 2 else "all, by confidence") in title
 
 
 def test_confidences_that_round_to_one_keep_their_order():
@@ -836,12 +851,45 @@ def test_a_kernel_is_shown_with_its_numbers_and_what_it_gives():
             figures.plot_kernel(image, wrong, image, dataset=DATASET)
 
 
+def test_a_prediction_has_a_bar_for_each_class_beside_the_image():
+    image = pictures(1)[0]
+    left, right = figures.plot_prediction(image, [("cat", 0.75), ("dog", 0.2)], title="what").axes
+    np.testing.assert_array_equal(shown(left), hwc(image))
+    assert [bar.get_width() for bar in right.patches] == pytest.approx([75, 20])
+    assert [text.get_text() for text in right.texts] == ["75.0 %", "20.0 %"]
+    assert [label.get_text() for label in right.get_yticklabels()] == ["cat", "dog"]
+    with pytest.raises(ValueError, match="likeliest is empty"):
+        figures.plot_prediction(image, [])
+    with pytest.raises(ValueError, match=r"image of shape \(1, 8, 8\)|image of shape \(1, 1, 8, 8\)"):
+        figures.plot_prediction(image[:1], [("cat", 0.75)])
+
+
+def test_receptive_fields_are_squares_around_the_middle_of_the_image():
+    image = pictures(1)[0]
+    ax = figures.plot_field_growth(image, {"first": 3, "second": 21}, dataset=DATASET)
+    np.testing.assert_array_equal(shown(ax), hwc(image))
+    boxes = [(square.get_x(), square.get_y(), square.get_width()) for square in ax.patches]
+    assert boxes == [(-1.5, -1.5, 3), (-10.5, -10.5, 21)]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "first: 3 x 3 pixels",
+        "second: 21 x 21 pixels",
+    ]
+    assert ax.get_xlim() == (-12, 12)
+    with pytest.raises(ValueError, match="fields is empty"):
+        figures.plot_field_growth(image, {})
+
+
 def test_comparison_bars_are_the_values():
     figure = figures.plot_comparison(comparison_rows(), dataset=DATASET)
-    drawn = [[bar.get_width() for bar in ax.patches] for ax in figure.axes]
-    assert drawn == [[87.5, 90], [1234, 93_322], [5_600_000, 910], [12.3, 0]]
+    drawn = [[bar.get_width() for bar in ax.patches] for ax in figure.axes[1:]]
+    assert drawn == [[1234, 93_322], [5_600_000, 910], [12.3, 0]]
+    marked = [[line.get_xdata()[0] for line in ax.lines[:2]] for ax in figure.axes]
+    assert marked == [[87.5, 90], *drawn]
+    low, high = figure.axes[0].get_xlim()
+    assert 85 < low < 87.5
+    assert 90 < high < 95
     written = [[text.get_text() for text in ax.texts] for ax in figure.axes]
-    assert written == [["87.50 %", "90.00 %"], ["1,234", "93,322"], ["5.60 M", "910.00"], ["12.3 s", "0.0 s"]]
+    assert written == [["87.50 %", "90.00 %"], ["1,234", "93,322"], ["5.60 M", "910.00"], ["12 µs", "0 µs"]]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["standard", "mixed"]
     top, bottom = (figure.axes[0].transData.transform((0, place))[1] for place in (0, 1))
     assert top > bottom  # the first row is the uppermost
@@ -860,8 +908,8 @@ def test_comparison_shows_intervals_where_they_are_known():
     [
         ({"accuracy": 87.5}, r"rows\[0\]\['accuracy'\]=87.5: expected a share in \[0, 1\]"),
         ({"accuracy": None}, r"rows\[0\]\['accuracy'\]=None: expected a share"),
-        ({"seconds": "12"}, r"rows\[0\]\['seconds'\]='12': expected a finite number"),
-        ({"seconds": -1}, r"rows\[0\]\['seconds'\]=-1"),
+        ({"microseconds": "12"}, r"rows\[0\]\['microseconds'\]='12': expected a finite number"),
+        ({"microseconds": -1}, r"rows\[0\]\['microseconds'\]=-1"),
         ({"macs": float("nan")}, r"rows\[0\]\['macs'\]=nan"),
     ],
 )
@@ -870,7 +918,7 @@ def test_comparison_refuses_impossible_numbers(change, message):
         figures.plot_comparison([comparison_rows()[0] | change], dataset=DATASET)
     with pytest.raises(ValueError, match="rows is empty"):
         figures.plot_comparison([], dataset=DATASET)
-    with pytest.raises(ValueError, match=r"rows\[0\] lacks \['parameters', 'macs', 'seconds'\]"):
+    with pytest.raises(ValueError, match=r"rows\[0\] lacks \['parameters', 'macs', 'microseconds'\]"):
         figures.plot_comparison([{"name": "a", "accuracy": 0.5}], dataset=DATASET)
 
 

@@ -27,6 +27,7 @@ def test_a_picture_is_written_shown_with_its_text_and_closed(tmp_path, of):
     assert base64.b64decode(output.data["image/png"]) == path.read_bytes()
     assert output.data["text/plain"] == "A rising line."
     assert output.metadata == {"image/png": {"alt": "A rising line."}}
+    assert captured.stdout == "A rising line.\n"
     assert not plt.fignum_exists(figure.number)
 
 

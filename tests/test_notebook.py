@@ -89,11 +89,19 @@ def test_it_imports_model_and_utils_and_no_lab(notebook):
 def test_its_table_is_that_of_the_published_records(notebook):
     printed = "".join(o.get("text", "") for cell in code_cells(notebook) for o in cell.outputs)
     runs = load_results(HERE / "results" / "notebook")
-    assert len(runs) == 4
+    assert len(runs) == 5
     for run in runs:
         (line,) = overview({run.name: run}).splitlines()[1:]
         words = line.split()
         assert any(row.split() == words for row in printed.splitlines()), line
+
+
+def test_the_minutes_that_it_took_are_those_of_the_page_about_speed(notebook):
+    printed = "".join(o.get("text", "") for cell in code_cells(notebook) for o in cell.outputs)
+    (minutes,) = re.findall(r"^(\d+) minutes since the first cell$", printed, flags=re.MULTILINE)
+    page = (HERE / "docs" / "speed.md").read_text()
+    (row,) = re.findall(r"^\| the whole notebook \|.*$", page, flags=re.MULTILINE)
+    assert f"| {minutes} min, Xeon |" in row
 
 
 def test_the_networks_that_it_compares_were_trained_in_one_number_format():
@@ -188,5 +196,5 @@ def test_the_command_of_readme_shows_how_far_it_is_and_leaves_the_checkout_as_it
     assert "group norm, SGD, L1-limit-1000 epoch 1/1" in ended.stderr  # epochs within a cell
     written = {path.name for path in (checkout / "runs" / "notebook").iterdir()}
     names = {f"S7_Convolution_Techniques.{ending}" for ending in ("ipynb", "html")}
-    assert written >= PICTURES | names | {"blueprint-separable-limit-1000-seed100.json"}
+    assert written >= PICTURES | names | {"blueprint-separable-limit-1000-seed100.json", "prediction.png"}
     assert status(checkout) == ""

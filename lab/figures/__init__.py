@@ -30,8 +30,8 @@ from lab.figures.explain import (
     plot_footprints,
     plot_kernel,
 )
-from lab.figures.images import plot_augmentations, plot_samples
-from lab.figures.receptive_field import plot_receptive_field
+from lab.figures.images import plot_augmentations, plot_prediction, plot_samples
+from lab.figures.receptive_field import plot_field_growth, plot_receptive_field
 from lab.figures.schematics import EXAMPLE, plot_normalizations, plot_techniques
 from lab.figures.study import plot_bands, plot_changes, plot_costs, plot_differences, plot_grid
 
@@ -56,11 +56,13 @@ __all__ = [
     "plot_curves",
     "plot_differences",
     "plot_effective_field",
+    "plot_field_growth",
     "plot_footprints",
     "plot_grid",
     "plot_kernel",
     "plot_misclassified",
     "plot_normalizations",
+    "plot_prediction",
     "plot_range_test",
     "plot_receptive_field",
     "plot_samples",

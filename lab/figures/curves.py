@@ -38,6 +38,8 @@ SHOWN = 1.3  # times the largest first loss of a range test; higher ones are not
 def plot_curves(histories: Mapping[str, History], *, dataset: str | None = None) -> Figure:
     """Plot loss and accuracy by epoch, in training and in evaluation: four panels, a line for each model.
 
+    The two panels of losses share a scale, and so do those of accuracies.
+
     histories: from a model's name to its History. All must be evaluated on the same part of the data, test
     or validation, and the panels show that part. Its lists may be empty, for a run that was not evaluated.
     dataset: a name for the title; None takes the one of the histories. Losses are mean cross-entropies in
@@ -57,7 +59,7 @@ def plot_curves(histories: Mapping[str, History], *, dataset: str | None = None)
         if not epochs or any(n != epochs and (n or a.startswith("train_")) for a, n in lengths.items()):
             raise ValueError(f"history {name!r} has lists of lengths {lengths}: expected one entry per epoch")
     layout = ConstrainedLayoutEngine(wspace=0.04, hspace=0.05)
-    figure, axes = plt.subplots(2, 2, figsize=(12, 7.4), layout=layout)
+    figure, axes = plt.subplots(2, 2, figsize=(12, 7.4), sharey="row", layout=layout)
     most = max(len(history.train_loss) for history in histories.values())
     for ax, (attribute, title, label, factor) in zip(axes.flat, panels, strict=True):
         lists = {name: getattr(history, attribute) for name, history in histories.items()}
@@ -178,5 +180,5 @@ def _draw_lines(ax: Axes, curves: Mapping[str, np.ndarray], most: int) -> None:
     ax.grid(color=PALE, linewidth=0.8)
     ax.set_axisbelow(True)
     if not ax.lines:
-        ax.set_yticks([])
+        ax.tick_params(left=False, labelleft=False)
         ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color=FAINT)

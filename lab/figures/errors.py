@@ -57,8 +57,8 @@ def plot_misclassified(
         ax.set_title(f"true: {classes[int(true[index])]}", fontsize=8, pad=3)
         text = f"pred.: {classes[int(predicted[index])]}\n{100 / (1 + rest[index]):.1f} %"
         ax.set_xlabel(text, fontsize=8, labelpad=2, color=WRONG)
-    chosen = "all, by" if len(first) == len(wrong) else f"the {len(first)} of highest"
-    suptitle(figure, titled(title, dataset, f"{found}; shown: {chosen} softmax confidence"))
+    chosen = "all, by confidence" if len(first) == len(wrong) else f"the {len(first)} most confident"
+    suptitle(figure, titled(title, dataset, f"{found}; shown: {chosen}"))
     return figure
 
 

@@ -203,7 +203,7 @@ def plot_footprints(footprints: Mapping[str, Array]) -> Figure:
     _label(figure, axes, "column, from the centre [pixels]", "row, from the centre [pixels]")
     assert image is not None  # there is at least one footprint
     bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
-    bar.set_label("paths, relative to the most")
+    bar.set_label("ways from the pixel to the output,\nrelative to the most; white: none")
     return figure
 
 

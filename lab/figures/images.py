@@ -1,4 +1,4 @@
-"""Pictures of images: samples and their augmentations."""
+"""Pictures of images: samples, their augmentations, and what a network says of one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from lab.checks import as_integer
-from lab.figures.common import INK, pictures, styled, suptitle, titled
+from lab.checks import as_integer, as_number
+from lab.figures.common import INK, TECHNIQUE_COLOURS, pictures, styled, suptitle, titled
 from lab.metrics import Array, as_array, hard_labels
 
 CELL = 1.15  # inches, side of a small picture with its margin
@@ -40,11 +40,13 @@ def plot_samples(
 
 
 @styled
-def plot_augmentations(originals: Array, versions: Array, *, dataset: str) -> Figure:
+def plot_augmentations(
+    originals: Array, versions: Array, names: Sequence[str] | None = None, *, dataset: str
+) -> Figure:
     """Show a row for each image: the original, then its augmented versions.
 
-    originals: (N, 3, H, W); versions: (N, K, 3, H, W); both uint8 or float in [0, 1]. Raises ValueError for
-    other shapes, types or ranges.
+    originals: (N, 3, H, W); versions: (N, K, 3, H, W); both uint8 or float in [0, 1]. names: what is written
+    above each of the K columns; None numbers them. Raises ValueError for other shapes, types or ranges.
     """
     shown = pictures(originals, "originals")
     array = as_array(versions, "versions")
@@ -54,6 +56,9 @@ def plot_augmentations(originals: Array, versions: Array, *, dataset: str) -> Fi
         )
     count = array.shape[1]
     augmented = pictures(array.reshape(-1, *array.shape[2:]), "versions")
+    names = [f"version {number}" for number in range(1, count + 1)] if names is None else list(names)
+    if len(names) != count:
+        raise ValueError(f"names of length {len(names)}: expected {count}, one for each version")
     figure, axes = image_grid(len(shown) * (count + 1), count + 1, lines=0)
     for place, ax in enumerate(axes):
         row, column = divmod(place, count + 1)
@@ -61,8 +66,35 @@ def plot_augmentations(originals: Array, versions: Array, *, dataset: str) -> Fi
         if column == 0:
             ax.spines[:].set(visible=True, color=INK, linewidth=2.5)
         if row == 0:
-            ax.set_title("original" if column == 0 else f"version {column}", fontsize=9, pad=5)
+            ax.set_title("original" if column == 0 else names[column - 1], fontsize=9, pad=5)
     suptitle(figure, titled("", dataset, f"{len(shown)} images, {count} augmented versions of each"))
+    return figure
+
+
+@styled
+def plot_prediction(image: Array, likeliest: Sequence[tuple[str, float]], *, title: str = "") -> Figure:
+    """Show an image, and beside it the likeliest classes with their confidence as bars.
+
+    image: uint8 or float in [0, 1], (3, H, W). likeliest: names and confidences in [0, 1], from the top down.
+    Raises ValueError for another shape, type or range, and for no class.
+    """
+    (shown,) = pictures(as_array(image, "image")[None], "image")
+    if not likeliest:
+        raise ValueError("likeliest is empty: expected at least one name with its confidence")
+    names = [name for name, _ in likeliest]
+    shares = [100 * as_number(f"the confidence of {name!r}", share, 0, 1) for name, share in likeliest]
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(7, 2.6), layout="constrained", gridspec_kw={"width_ratios": (1, 1.6)}
+    )
+    left.imshow(shown, interpolation="nearest")
+    left.set_axis_off()
+    bars = right.barh(range(len(names)), shares, color=TECHNIQUE_COLOURS["standard"], height=0.6)
+    right.bar_label(bars, labels=[f"{share:.1f} %" for share in shares], padding=5)
+    right.set_yticks(range(len(names)), names)
+    right.set(xlim=(0, 125), xticks=range(0, 101, 25), ylim=(len(names) - 0.4, -0.6))
+    right.set(xlabel="confidence [%]", ylabel="class")
+    right.tick_params(axis="y", length=0)
+    suptitle(figure, title)
     return figure
 
 

@@ -1,16 +1,18 @@
-"""The receptive field: the gradient that was measured and the square that theory allows."""
+"""The receptive field: how it grows, and the gradient that was measured in the square that theory allows."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
-from matplotlib import patheffects
+from matplotlib import colormaps, patheffects
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from lab.checks import as_integer
-from lab.figures.common import FAINT, figure_of, new_axes, styled, titled
+from lab.figures.common import FAINT, figure_of, new_axes, pictures, styled, titled
 from lab.metrics import Array, as_array
 
 DECADES = 4  # of gradient magnitude, below the largest, that have a colour
@@ -65,6 +67,37 @@ def plot_receptive_field(
     ax.set(xlabel="column [pixels]", ylabel="row [pixels]")
     side = f"{receptive_field} x {receptive_field} pixels"
     ax.set_title("\n".join(filter(None, (titled(title, dataset), f"outlined: receptive field, {side}"))))
+    return ax
+
+
+@styled
+def plot_field_growth(
+    image: Array, fields: Mapping[str, int], *, dataset: str | None = None, ax: Axes | None = None
+) -> Axes:
+    """Show how the receptive field grows: nested squares around the middle of an image, one for each layer.
+
+    image: uint8 or float in [0, 1], (3, H, W). fields: from a layer's name to the side of its receptive field
+    in pixels, from the first layer to the last. Raises ValueError for another shape, type or range, and for
+    no layer.
+    """
+    (shown,) = pictures(as_array(image, "image")[None], "image")
+    if not fields:
+        raise ValueError("fields is empty: expected at least one layer with its receptive field")
+    sides = {name: as_integer(f"fields[{name!r}]", side, 1) for name, side in fields.items()}
+    ax = new_axes(ax, 8.2, 5.4)
+    height, width = shown.shape[:2]
+    ax.imshow(shown, interpolation="nearest", extent=(-width / 2, width / 2, height / 2, -height / 2))
+    shades = colormaps["viridis"](np.linspace(0, 0.85, len(sides)))
+    for (name, side), shade in zip(sides.items(), shades, strict=True):
+        square = Rectangle((-side / 2, -side / 2), side, side, fill=False, edgecolor=shade, linewidth=2)
+        square.set_path_effects([patheffects.Stroke(linewidth=4, foreground="white"), patheffects.Normal()])
+        square.set_label(f"{name}: {side} x {side} pixels")
+        ax.add_patch(square)
+    edge = max(height, width, *sides.values()) / 2 + 1.5
+    ax.set(xlim=(-edge, edge), ylim=(edge, -edge), aspect="equal")
+    ax.set(xlabel="column, from the middle [pixels]", ylabel="row, from the middle [pixels]")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False)
+    ax.set_title(titled("", dataset, "what one unit of each layer reads"))
     return ax
 
 
