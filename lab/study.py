@@ -14,12 +14,13 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_complet
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
 
 from lab.checks import MOST_WORKERS, as_integer
+from lab.data import Dataset, load_dataset
 from lab.experiment import Experiment, Run, run, train_teacher
 from lab.interrupts import Interrupted, ignored, terminable
 from lab.progress import progress_stream
@@ -93,10 +94,12 @@ def run_each(experiments: Iterable[Experiment], out: str | Path = "runs", **opti
     if isinstance(experiments, Experiment):
         raise ValueError("experiments: expected several Experiments, such as a list; `run` carries out one")
     runs: dict[str, Run] = {}
+    loaded: Loaded = {}
     dtype = None
     for experiment in experiments:
         try:
-            done = run(replace(experiment, dtype=experiment.dtype or dtype), out, **options)
+            same_format = replace(experiment, dtype=experiment.dtype or dtype)
+            done = run(same_format, out, **_with_data(experiment, options, loaded))
             runs[experiment.label] = done
             dtype = dtype or done.history.machine["dtype"]
         except KeyboardInterrupt as stop:
@@ -111,9 +114,10 @@ def run_each(experiments: Iterable[Experiment], out: str | Path = "runs", **opti
 
 def _in_turn(experiments: Iterable[Experiment], out: str | Path, **options) -> list[History]:
     histories, errors = [], []
+    loaded: Loaded = {}
     for experiment in experiments:
         try:
-            histories.append(run(experiment, out, **options).history)
+            histories.append(run(experiment, out, **_with_data(experiment, options, loaded)).history)
         except Exception as error:
             errors.append(error)
     if errors:
@@ -121,7 +125,21 @@ def _in_turn(experiments: Iterable[Experiment], out: str | Path, **options) -> l
     return histories
 
 
+Loaded = dict[tuple[str, Any], Dataset]  # by `dataset` and `root`; one at most
+
 _turn = threading.Lock()  # of the runs in this process
+_loaded: Loaded | None = None  # in a process of a pool, what its last run trained on
+
+
+def _with_data(experiment: Experiment, options: dict, loaded: Loaded | None) -> dict:
+    """`options` with the data set of the experiment, which is kept in `loaded` for the next."""
+    if loaded is None or options.get("data") is not None:
+        return options
+    key = experiment.dataset, options.get("root")
+    if key not in loaded:
+        loaded.clear()
+        loaded[key] = load_dataset(*key)
+    return options | {"data": loaded[key]}
 
 
 @contextmanager
@@ -140,12 +158,12 @@ def _ended_by_a_stop() -> Iterator[None]:
 
 def _history(experiment: Experiment, out: str | Path, options: dict) -> History:
     with _turn, _ended_by_a_stop():
-        return run(experiment, out, progress=False, **options).history
+        return run(experiment, out, progress=False, **_with_data(experiment, options, _loaded)).history
 
 
 def _prepared(experiment: Experiment, out: str | Path, options: dict) -> None:
     with _turn, _ended_by_a_stop():
-        train_teacher(experiment, out, progress=False, **options)
+        train_teacher(experiment, out, progress=False, **_with_data(experiment, options, _loaded))
 
 
 def process_pool(processes: int) -> ProcessPoolExecutor:
@@ -165,6 +183,8 @@ def process_pool(processes: int) -> ProcessPoolExecutor:
 
 
 def _start_worker(threads: int) -> None:
+    global _loaded
+    _loaded = {}
     torch.set_num_threads(threads)
     tqdm.set_lock(threading.RLock())  # its own is one between processes, which an ended process would leak
     signal.signal(signal.SIGINT, ignored)  # a worker that waits is ended by this process, without a traceback

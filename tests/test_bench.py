@@ -62,7 +62,7 @@ def test_the_command_prints_a_table_and_json_and_leaves_a_file_and_a_picture(qui
     assert (folder / "runs" / "bench" / "bench-quick.png").is_file()
     assert "\n".join(lines[:-1]) == bench_text(measured)
     for norm in NORMS:
-        assert sum(bool(re.match(rf"{norm} +[\d.]+ ", line)) for line in lines) == len(measured["pairs"])
+        assert sum(bool(re.match(rf"{norm} +[\d.,]+ ", line)) for line in lines) == len(measured["pairs"])
 
 
 def test_report_reads_the_default_folders_that_a_benchmark_and_a_training_left(
@@ -136,6 +136,7 @@ def test_measuring_leaves_the_random_states_as_they_were(measured, small, monkey
         return {name: dict(measured[name]) for name in names}
 
     monkeypatch.setattr(bench, "company", lambda *_: random.random() and measured["company"])
+    monkeypatch.setattr(bench, "two_at_once", lambda *_: random.random() and measured["two runs"])
     monkeypatch.setattr(bench, "started", lambda *_: (1.0, 100))
     monkeypatch.setattr(bench, "load_dataset", lambda *_: small)
     monkeypatch.setattr(bench, "alternate", alternate)

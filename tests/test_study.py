@@ -14,6 +14,8 @@ import pytest
 import torch
 
 import lab.experiment
+import lab.study
+from lab.data import stand_in
 from lab.experiment import Experiment
 from lab.recipes import RECIPES, Recipe
 from lab.records import History
@@ -24,6 +26,7 @@ from lab.study import (
     load_results,
     process_pool,
     run_all,
+    run_each,
 )
 
 HERE = Path(__file__).resolve().parent.parent
@@ -263,6 +266,32 @@ def test_runs_in_a_pool_of_processes_equal_runs_one_after_another(tmp_path, monk
     assert sorted(path.name for path in (tmp_path / "alone").iterdir()) == sorted(
         path.name for path in (tmp_path / "pool").iterdir()
     )
+
+
+@pytest.mark.parametrize("way", [run_all, run_each, "a worker's turn"])
+def test_runs_on_the_same_data_load_them_once(tmp_path, monkeypatch, way):
+    loads = []
+
+    def load(dataset, root=None):
+        loads.append(dataset)
+        return stand_in(64, 32, seed=len(loads))
+
+    monkeypatch.setattr(lab.study, "load_dataset", load)
+    monkeypatch.setattr(lab.study, "_loaded", {})
+    first, second = small_experiments()
+    third = dataclasses.replace(second, label="third", dataset="auto")
+    options = {"device": "cpu", "threads": 1}
+    if callable(way):
+        way([first, second, third], tmp_path, progress=False, **options)
+    else:
+        for experiment in (first, second, third):
+            lab.study._history(experiment, tmp_path, options)
+    assert loads == ["stand-in", "auto"]
+    digests = {
+        History.load(tmp_path / f"{each.stem}.json").data["train"]["digest"]: each.dataset
+        for each in (first, second, third)
+    }
+    assert sorted(digests.values()) == ["auto", "stand-in"]  # each on its own
 
 
 def test_a_pool_shares_the_threads_equally(monkeypatch):
