@@ -113,9 +113,15 @@ def curves_picture(study: Study, records: Records) -> Axes:
 
 
 def _techniques(study: Study) -> list[Experiment]:
-    """The arms that differ from the first in the technique only."""
-    first = study.arms[0]
-    return [arm for arm in study.arms if replace(arm, label=first.label, conv=first.conv) == first]
+    """The arms that differ from the first in the technique only, or also in what fits it into a budget."""
+    first = _without_technique(study.arms[0])
+    return [arm for arm in study.arms if _without_technique(arm) == first]
+
+
+def _without_technique(arm: Experiment) -> Experiment:
+    """The arm without its technique, and without the width and the epochs that may go with it."""
+    options = {name: value for name, value in arm.recipe.net.items() if name != "width"}
+    return replace(arm, label="any", conv="standard", recipe=replace(arm.recipe, net=options, epochs=1))
 
 
 def _compares_techniques(study: Study) -> bool:
@@ -123,9 +129,9 @@ def _compares_techniques(study: Study) -> bool:
 
 
 def compared_picture(study: Study, records: Records, measured: Mapping[str, Any]) -> Figure:
-    """Accuracy, size and training time of the arms that differ from the first in the technique only."""
-    spent, rows = costs(measured, study.arms), []
-    for arm in _techniques(study):
+    """Accuracy, size and training time of each technique with the normalization of the first arm."""
+    spent, rows, shown = costs(measured, study.arms), [], _techniques(study)
+    for arm in shown:
         found, cost, network = (
             study.accuracy(arm.label, records),
             spent.get(arm.label),
@@ -135,7 +141,9 @@ def compared_picture(study: Study, records: Records, measured: Mapping[str, Any]
             row = {"name": arm.conv, "accuracy": found.mean, "half": found.half}
             row |= {"parameters": network.total_parameters, "macs": network.total_macs}
             rows.append(row | {"microseconds": cost.train_microseconds})
-    title = f"techniques with {norm_name(study.arms[0].norm)}, {study.arms[0].recipe.epochs} epochs"
+    epochs = sorted({arm.recipe.epochs for arm in shown})
+    length = " to ".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))
+    title = f"techniques with {norm_name(shown[0].norm)}, {length} {'epoch' if length == '1' else 'epochs'}"
     return figures.plot_comparison(rows, dataset=CIFAR_10, title=title)
 
 
