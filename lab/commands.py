@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         _add_demo,
         _add_card,
         _add_report,
+        _add_frontier,
         _add_bench,
         _add_formats,
         _add_publish,
@@ -549,6 +550,30 @@ def _add_report(commands) -> None:
 
 def _report(options: argparse.Namespace) -> int:
     print(report_folder(options.folder))
+    return 0
+
+
+def _add_frontier(commands) -> None:
+    parser = _command(
+        commands,
+        "frontier",
+        _frontier,
+        help="compare our networks with those of others, by size and accuracy",
+        description="Print a table of networks of fewer than 500,000 parameters and their accuracy on "
+        "CIFAR-10: ours, from the records in results/, and those of others, from results/others.csv, with "
+        "their sources.",
+    )
+    parser.add_argument("--picture", type=Path, help="also draw it, into this PNG file")
+
+
+def _frontier(options: argparse.Namespace) -> int:
+    from lab.figures import save  # Matplotlib is slow to import
+    from lab.others import frontier_picture, frontier_table
+
+    histories = load_results(HERE / "results")
+    print(frontier_table(histories))
+    if options.picture is not None:
+        save(frontier_picture(histories), options.picture)
     return 0
 
 

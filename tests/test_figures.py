@@ -117,6 +117,10 @@ def cost_points():
     return [{"name": name, "technique": name} | costs for name in ("standard", "mixed")]
 
 
+def frontier_points():
+    return [{"name": "minute", "parameters": 1000, "accuracy": 0.8, "ours": True}]
+
+
 def difference_rows():
     return [{"name": "mixed - standard", "difference": 0.01, "low": -0.01, "high": 0.03, "seeds": 3}]
 
@@ -143,6 +147,7 @@ def all_figures():
         "kernel": figures.plot_kernel(gradient, np.eye(3), -gradient, **named),
         "benchmark": figures.plot_bench(bench_result()),
         "costs": figures.plot_costs(cost_points(), **named),
+        "frontier": figures.plot_frontier(frontier_points(), **named).figure,
         "grid": figures.plot_grid([[0.5]], [[0.1]], ["batch"], ["mixed"], **named).figure,
         "bands": figures.plot_bands({"mixed": [[0.1, 0.2], [0.3, 0.4]]}, **named).figure,
         "differences": figures.plot_differences(difference_rows(), **named).figure,
@@ -229,6 +234,10 @@ CALLS = {
     "plot_kernel": (
         lambda: figures.plot_kernel(*[torch.ones(3, 3)] * 3, dataset=DATASET),
         lambda: figures.plot_kernel(*[torch.ones(3)] * 3, dataset=DATASET),
+    ),
+    "plot_frontier": (
+        lambda: figures.plot_frontier(frontier_points(), dataset=DATASET),
+        lambda: figures.plot_frontier([], dataset=DATASET),
     ),
     "plot_grid": (
         lambda: figures.plot_grid([[0.5]], [[0.1]], ["batch"], ["mixed"], dataset=DATASET),

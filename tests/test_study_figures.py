@@ -204,6 +204,51 @@ def test_costs_refuse_other_things():
         figures.plot_costs(["standard"], **NAMED)
 
 
+# ---- The frontier ----------------------------------------------------------------------------------
+
+
+def a_network(**changes):
+    return {"name": "a", "parameters": 50_000, "accuracy": 0.9, "ours": True} | changes
+
+
+def test_the_frontier_tells_ours_from_others_and_what_was_chosen_on_test_images():
+    points = [
+        a_network(half=0.01),
+        a_network(name="b", ours=False),
+        a_network(name="c", ours=False, on_test=True),
+    ]
+    points = [point | {"parameters": 50_000 * 2**number} for number, point in enumerate(points)]
+    ax = figures.plot_frontier(points, **NAMED)
+    marks = {line.get_xdata()[0]: line for line in ax.get_lines() if line.get_marker() in ("o", "s")}
+    ours, other, chosen = (marks[50_000 * 2**number] for number in range(3))
+    assert (ours.get_marker(), other.get_marker(), chosen.get_marker()) == ("s", "o", "o")
+    assert colour_of(ours) != colour_of(other) == colour_of(chosen)
+    assert (other.get_markerfacecolor(), chosen.get_markerfacecolor()) == (other.get_color(), "white")
+    assert interval(ax.containers[0]) == pytest.approx([89, 91])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "ours",
+        "others",
+        "others, chosen on the test images",
+    ]
+    assert written(ax) == ["a", "b", "c"]
+    assert NAMED["dataset"] in ax.get_title()
+
+
+@pytest.mark.parametrize(
+    ("points", "named"),
+    [
+        ([], r"points=\[\]"),
+        ([{"name": "a", "parameters": 1, "accuracy": 0.9}], "ours"),
+        ([a_network(accuracy=94.4)], r"points\[0\]\['accuracy'\]=94.4"),
+        ([a_network(), a_network(parameters=0)], r"points\[1\]\['parameters'\]=0"),
+        ([a_network(half=-1)], r"points\[0\]\['half'\]=-1"),
+    ],
+)
+def test_points_of_the_frontier_that_cannot_be_drawn_are_named(points, named):
+    with pytest.raises(ValueError, match=named):
+        figures.plot_frontier(points, **NAMED)
+
+
 # ---- Grid ------------------------------------------------------------------------------------------
 
 

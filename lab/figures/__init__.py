@@ -33,7 +33,14 @@ from lab.figures.explain import (
 from lab.figures.images import plot_augmentations, plot_prediction, plot_samples
 from lab.figures.receptive_field import plot_field_growth, plot_receptive_field
 from lab.figures.schematics import EXAMPLE, plot_normalizations, plot_techniques
-from lab.figures.study import plot_bands, plot_changes, plot_costs, plot_differences, plot_grid
+from lab.figures.study import (
+    plot_bands,
+    plot_changes,
+    plot_costs,
+    plot_differences,
+    plot_frontier,
+    plot_grid,
+)
 
 __all__ = [
     "EXAMPLE",
@@ -58,6 +65,7 @@ __all__ = [
     "plot_effective_field",
     "plot_field_growth",
     "plot_footprints",
+    "plot_frontier",
     "plot_grid",
     "plot_kernel",
     "plot_misclassified",

@@ -178,6 +178,58 @@ def _plain(value: float) -> str:
     return f"{value:g}"
 
 
+# ---- The frontier ----------------------------------------------------------------------------------
+
+
+@styled
+def plot_frontier(
+    points: Sequence[Mapping[str, Any]], *, dataset: str, title: str = "", ax: Axes | None = None
+) -> Axes:
+    """Draw accuracy against parameters, on a logarithmic axis: our networks, and those of others.
+
+    points: each with "name", "parameters", "accuracy" in [0, 1], and "ours", whether it is one of ours; it
+    may have "half", the half-width of the accuracy's interval, and "on_test", whether anything was chosen on
+    the test images: then its marker is hollow. Raises ValueError for no points, for a missing key, and for a
+    number out of its range.
+    """
+    ax = new_axes(ax, WIDTH, 5.6)
+    labels, seen = [], []
+    for number, point in enumerate(_rows("points", points, ("name", "parameters", "accuracy", "ours"))):
+        where = f"points[{number}]"
+        place = (
+            as_number(f"{where}['parameters']", point["parameters"], 0, above=True),
+            100 * as_number(f"{where}['accuracy']", point["accuracy"], 0, 1),
+        )
+        half = 100 * _or_nan(f"{where}['half']", point.get("half", math.nan), 0, 1)
+        kind, colour, marker = OURS if point["ours"] else OTHERS
+        hollow = bool(point.get("on_test"))
+        error = None if math.isnan(half) else half
+        ax.errorbar(*place, yerr=error, linestyle="none", color=colour, capsize=3)
+        face = "white" if hollow else colour
+        look = {"color": colour, "marker": marker, "markersize": 8, "markerfacecolor": face}
+        ax.plot(*place, linestyle="none", **look)
+        seen.append((f"{kind}, chosen on the test images" if hollow else kind, look))
+        labels.append(Beside(str(point["name"]), colour, place, 0 if error is None else half))
+    costs = [label.place[0] for label in labels]
+    low, high = min(costs) / 1.4, max(costs) * 1.4
+    ticks = _log_ticks(low, high)
+    ax.set(xscale="log", xlim=(low, high), xlabel="parameters [number]", ylabel="test accuracy [%]")
+    ax.set_xticks(ticks, [_plain(tick) for tick in ticks])
+    ax.minorticks_off()
+    ax.margins(y=0.08)
+    ax.grid(color=PALE, linewidth=0.8)
+    ax.set_axisbelow(True)
+    handles = [Line2D([], [], label=kind, linestyle="none", **look) for kind, look in dict(seen).items()]
+    ax.legend(handles=handles, loc="lower right", frameon=False)
+    _title(ax, title, dataset, "test accuracy, one view, against size")
+    figure_of(ax).draw_without_rendering()  # the layout gives the axes their size, which the labels need
+    label_points(ax, labels)
+    return ax
+
+
+OURS = ("ours", TECHNIQUE_COLOURS["mixed"], "s")  # name, colour, marker
+OTHERS = ("others", TECHNIQUE_COLOURS["standard"], "o")
+
 # ---- Grid ------------------------------------------------------------------------------------------
 
 
