@@ -292,9 +292,9 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
 
 # The trained networks: the SHA-256 of each file weights/NAME.pt.
 PRETRAINED: dict[str, str] = {
-    "batch-norm-muon": "4e1ac43683b8c4627a1d7b1a6a3ff78538001ad9ac6cef109a5700b4b7e448d5",
-    "layer-norm-adamw-l2": "16d94c3fbe4400d873928d0cecf88b6fe5c3d7616f689a0a5b7be32bfda804f1",
-    "group-norm-sgd-l1": "881648abd66e8cdc9ca7ecd0758b1ae933d479ba00f41d4a667a459a5c586724",
+    "batch-norm-muon": "e70ee1686d4e9832d50c5f7ecb58e09fc6350f106e10957e4e32f363641077e7",
+    "layer-norm-adamw-l2": "ff0d217b0971796fae94fe520b09dc62b7f617a7d4b73be5aee7d7422c9effc9",
+    "group-norm-sgd-l1": "3e881fcf1191274070672bbf704fad351d399e9d62c78d38dc36252eaa637aeb",
     "minute": "baada075247487e7d180dae29c39b3fef6b46ffa2e179cd799841e55af18c7ab",
     "frontier": "a01e033a5cfbd7429397bf98f544cb4f5d720b20d51d121f6c143a4f1196c400",
     "frontier-small": "cec237b38b29af526fbe6aad8992bea2641f57d83d749c036b3331089b1422b1",

@@ -40,7 +40,7 @@ def measure(
     *,
     device: str | torch.device | None = None,
     dtype: str | None = None,
-    rounds: int = 5,
+    rounds: int = 9,
     seconds: float = 0.3,
 ) -> dict[str, Any]:
     """Time a training step and a forward pass of each arm's network, on 256 images of 32x32 pixels.

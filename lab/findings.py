@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from lab.costs import Cost, costs
 from lab.grid import Records, Study, best_of
@@ -120,12 +120,16 @@ def epochs_table(study: Study, records: Records) -> Table:
     return Table(head, tuple((name, *epochs, *[""] * (most - len(epochs))) for name, epochs in found))
 
 
-def again_table(study: Study, records: Records, again: Records) -> Table:
-    """A row for each arm that was trained again elsewhere: whether it came out the same there."""
+def again_table(study: Study, records: Records, again: Records, told: Container[str] = ()) -> Table:
+    """A row for each arm that was trained again elsewhere: whether it came out the same there.
+
+    told: labels of arms that have a row elsewhere, and need none.
+    """
     named = titles(study.arms)
     rows = [
         (named[label], _points(found), str(found.seeds), verdict(found))
         for label, found in study.differences_again(records, again).items()
+        if label not in told
     ]
     return Table(("arm", "difference, points", "seeds", ""), tuple(rows))
 
@@ -199,6 +203,7 @@ def page(
             f"{host['dtype']}, on batches of {beside.costs['batch_size']} images; the peak is the fastest "
             "product of large matrices there."
         )
+    told: set[str] = set()
     for study in studies.values():
         compared = differences_table(study, records)
         if study.missing(records) or not compared.rows:
@@ -212,16 +217,17 @@ def page(
             compared.markdown(),
             "The same after each epoch, with intervals over the seeds only:",
             epochs_table(study, records).markdown(),
-            *_again(study, records, again),
+            *_again(study, records, again, told),
             *(f"![{study.name}, {name}]({name}.png)" for name in pictures(study, records, beside)),
         ]
+        told |= {arm.label for arm in study.arms}
     if begun := [study.name for study in studies.values() if study.missing(records)]:
         parts.append(f"Not complete yet, and therefore not shown: {', '.join(begun)}.")
     return "\n\n".join(parts) + "\n"
 
 
-def _again(study: Study, records: Records, again: Records | None) -> Iterable[str]:
-    if again is not None and (compared := again_table(study, records, again)).rows:
+def _again(study: Study, records: Records, again: Records | None, told: Container[str]) -> Iterable[str]:
+    if again is not None and (compared := again_table(study, records, again, told)).rows:
         found = [again.find(run) for arm in study.arms for run in study.runs(arm, records)]
         made = _made_on(run for run in found if run is not None)
         yield f"The same runs were made again {made}. Accuracy here minus accuracy there:"

@@ -42,6 +42,7 @@ from lab.metrics import Array, as_array
 
 WIDTH = 10.0  # inches of each figure
 MARKED = 12  # markers of a line at most
+MOST_TICKS = 6  # of a logarithmic axis
 LINES = ("-", "--", "-.", (0, (1, 1)), (0, (6, 1, 1, 1, 1, 1)))  # styles, in turn
 
 # ---- Costs -----------------------------------------------------------------------------------------
@@ -159,7 +160,10 @@ def _technique_legend(figure: Figure, techniques: Sequence[str]) -> None:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Choose plain numbers from `low` to `high`, three or more: the fewest that the steps below give."""
+    """Choose plain numbers from `low` to `high`: three or more, the fewest that the steps below give.
+
+    Where these are more than MOST_TICKS, only every second, third and so on.
+    """
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks: list[float] = []
     for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), np.arange(1, 10, 0.5).tolist()):
@@ -167,7 +171,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
         ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) >= 3:
             break
-    return ticks
+    return ticks[:: math.ceil(len(ticks) / MOST_TICKS)]
 
 
 def _plain(value: float) -> str:
