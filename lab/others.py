@@ -74,9 +74,8 @@ def own(histories: Iterable[History]) -> list[Network]:
     networks = []
     for recipe, runs in most.items():
         mean, half = interval([run.accuracy[-1] for run in runs])
-        told = f"{runs[0].epochs} epochs, {'mean of ' if len(runs) > 1 else ''}{len(runs)} "
-        told += "runs" if len(runs) > 1 else "run"
-        networks.append(Network(recipe, runs[0].parameters, mean, half, told))
+        count = "1 run" if len(runs) == 1 else f"mean of {len(runs)} runs"
+        networks.append(Network(recipe, runs[0].parameters, mean, half, f"{runs[0].epochs} epochs, {count}"))
     return networks
 
 
@@ -104,15 +103,5 @@ def _row(network: Network) -> tuple[str, ...]:
 
 def frontier_picture(histories: Iterable[History]) -> Axes:
     """Accuracy against parameters: ours, and others."""
-    points = [
-        {
-            "name": each.name,
-            "parameters": each.parameters,
-            "accuracy": each.accuracy,
-            "half": each.half,
-            "ours": not each.source,
-            "on_test": each.on_test,
-        }
-        for each in [*own(histories), *others()]
-    ]
+    points = [each._asdict() | {"ours": not each.source} for each in [*own(histories), *others()]]
     return figures.plot_frontier(points, dataset=CIFAR_10)

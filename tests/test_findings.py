@@ -257,6 +257,8 @@ def said() -> dict[str, str]:
 def test_every_interval_that_is_told_is_one_of_a_published_study(place):
     told = re.findall(r"\d+\.\d+ ± \d+\.\d+", said()[place])
     # Of the page with the tables of all complete studies, which another test compares with the records.
-    known = set(re.findall(r"\d+\.\d+ ± \d+\.\d+", (PUBLISHED / "README.md").read_text(encoding="utf-8")))
+    text = (PUBLISHED / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"^The same runs were made again .*?^!", "", text, flags=re.DOTALL | re.MULTILINE)
+    known = set(re.findall(r"\d+\.\d+ ± \d+\.\d+", text))
     assert len(told) >= 4
     assert [interval for interval in told if interval not in known] == []

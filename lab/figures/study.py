@@ -185,6 +185,10 @@ def _plain(value: float) -> str:
 # ---- The frontier ----------------------------------------------------------------------------------
 
 
+OURS = ("ours", TECHNIQUE_COLOURS["mixed"], "s")  # name, colour, marker
+OTHERS = ("others", TECHNIQUE_COLOURS["standard"], "o")
+
+
 @styled
 def plot_frontier(
     points: Sequence[Mapping[str, Any]], *, dataset: str, title: str = "", ax: Axes | None = None
@@ -230,9 +234,6 @@ def plot_frontier(
     label_points(ax, labels)
     return ax
 
-
-OURS = ("ours", TECHNIQUE_COLOURS["mixed"], "s")  # name, colour, marker
-OTHERS = ("others", TECHNIQUE_COLOURS["standard"], "o")
 
 # ---- Grid ------------------------------------------------------------------------------------------
 
