@@ -17,8 +17,8 @@ def show(figure: Figure | Axes, path: str | Path, alt: str) -> Path:
     """Write a figure as PNG, display the file in a notebook, and return its path; the figure is closed.
 
     alt: what the picture shows, in a sentence. It is printed below the picture, and takes its place for
-    readers who cannot see it: as the output's plain text, and in a page that nbconvert makes with its
-    classic template. Raises ValueError for an empty text, and as `save` does.
+    readers who cannot see it: as the output's plain text, and in a page that nbconvert makes with the
+    template in lab/page. Raises ValueError for an empty text, and as `save` does.
     """
     if not isinstance(alt, str) or not alt.strip():
         raise ValueError(f"alt={alt!r} must be a text that says what the picture shows")

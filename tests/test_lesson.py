@@ -3,10 +3,14 @@
 import base64
 
 import matplotlib.pyplot as plt
+import nbformat
 import pytest
+from bs4 import BeautifulSoup
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from nbconvert import HTMLExporter
 
+import lab
 from lab.lesson import show
 
 
@@ -29,6 +33,22 @@ def test_a_picture_is_written_shown_with_its_text_and_closed(tmp_path, of):
     assert output.metadata == {"image/png": {"alt": "A rising line."}}
     assert captured.stdout == "A rising line.\n"
     assert not plt.fignum_exists(figure.number)
+
+
+def test_the_page_has_the_text_in_place_of_the_picture():
+    def shown(metadata):
+        data = {"image/png": "aGVsbG8=", "text/plain": "in words"}
+        return nbformat.v4.new_code_cell(
+            outputs=[nbformat.v4.new_output("display_data", data, metadata=metadata)]
+        )
+
+    text = 'Rising "lines" & <more>.'
+    cells = [shown({"image/png": {"alt": text}}), shown({})]
+    exporter = HTMLExporter(template_name="page", extra_template_basedirs=list(lab.__path__))
+    page, _ = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells))
+    told, untold = BeautifulSoup(page, "html.parser").find_all("img")
+    assert told["alt"] == text
+    assert untold["alt"] == "No description has been provided for this image"
 
 
 @pytest.mark.parametrize("alt", ["", "  ", None])
