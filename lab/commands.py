@@ -11,8 +11,8 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-from lab import costs, formats
-from lab.data import as_dataset, load_dataset
+from lab import costs, formats, int8
+from lab.data import Dataset, as_dataset, load_dataset
 from lab.experiment import ABLATIONS, DTYPES, Experiment, ablations, run
 from lab.files import check_writable, write_whole
 from lab.grid import Records, carry_out
@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         _add_trials,
         _add_evaluate,
         _add_predict,
+        _add_int8,
         _add_demo,
         _add_card,
         _add_report,
@@ -88,6 +89,11 @@ def _dataset(text: str) -> str:
 
 
 def _add_data_and_device(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    parser.add_argument("--device", help="cuda, mps or cpu; by default the first that is available")
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset",
         type=_dataset,
@@ -98,7 +104,6 @@ def _add_data_and_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--root", type=Path, help="the folder that holds cifar-10-batches-py (or cifar-100-python)"
     )
-    parser.add_argument("--device", help="cuda, mps or cpu; by default the first that is available")
 
 
 # ---- Training --------------------------------------------------------------------------------------
@@ -417,20 +422,23 @@ def _network(name: str) -> Net:
     raise ValueError(f"{name!r} is neither a file nor one of the names {', '.join(map(repr, PRETRAINED))}")
 
 
+def _check_classes(name: str, net: Net, data: Dataset) -> None:
+    """Raise ValueError if the network has too few outputs for the data, and warn if it has others."""
+    if (outputs := net.config["num_classes"]) < len(data.classes):
+        raise ValueError(f"{name} tells {outputs} classes apart, and {data.name} has {len(data.classes)}")
+    if net.classes not in (None, data.classes):
+        print(
+            f"warning: the classes of {data.name} are not those that {name} was trained on; "
+            "the figures say nothing about it",
+            file=sys.stderr,
+        )
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     device = pick_device(options.device)
     net = _network(options.name)
     data = load_dataset(options.dataset, options.root)
-    if (outputs := net.config["num_classes"]) < len(data.classes):
-        raise ValueError(
-            f"{options.name} tells {outputs} classes apart, and {data.name} has {len(data.classes)}"
-        )
-    if net.classes not in (None, data.classes):
-        print(
-            f"warning: the classes of {data.name} are not those that {options.name} was trained on; "
-            "the figures say nothing about it",
-            file=sys.stderr,
-        )
+    _check_classes(options.name, net, data)
     net.to(device)
     found = assess(net, data.test_images, data.test_labels, data.classes)
     for label, accuracy in found.class_accuracies.items():
@@ -482,6 +490,45 @@ def _predict(options: argparse.Namespace) -> int:
             print(f"  {label:<16} {confidence:8.2%}")
         found.append({"file": file, "predictions": [prediction._asdict() for prediction in likeliest]})
     print(json.dumps({"name": options.name, "pictures": found}, allow_nan=False))
+    return 0
+
+
+def _add_int8(commands) -> None:
+    parser = _command(
+        commands,
+        "int8",
+        _int8,
+        help="write trained networks in 8-bit integers, and compare them with float32",
+        description="Write each network as an ONNX file in float32 and one in 8-bit integers, and compare "
+        "their sizes, their accuracies on the test images and their times for one image, on one thread. "
+        "Prints a table; every time goes to a JSON file. Needs other packages: pip install "
+        f"{' '.join(int8.PACKAGES)}.",
+    )
+    parser.add_argument("names", nargs="*", default=list(PRETRAINED), metavar="NAME", help=NETWORK)
+    parser.add_argument("--out", type=Path, default=Path("runs/int8"), help="folder for all files")
+    parser.add_argument(
+        "--table", action="store_true", help="only print the tables of the files in the folder"
+    )
+    _add_data(parser)
+
+
+def _int8(options: argparse.Namespace) -> int:
+    if options.table:
+        for result in int8.read(options.out):
+            print(f"{result['machine']['processor']}, one thread", int8.table(result), "", sep="\n\n")
+        return 0
+    check_writable(options.out)
+    nets = {Path(name).stem: _network(name) for name in options.names}
+    data = load_dataset(options.dataset, options.root)
+    for name, net in nets.items():
+        _check_classes(name, net, data)
+    try:
+        result = int8.measure(nets, data, options.out)
+    except ImportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    int8.write(result, options.out)
+    print(int8.table(result))
     return 0
 
 
