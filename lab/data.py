@@ -335,6 +335,11 @@ class Augment:
     rotate: float = 0.0  # degrees at most, each way
     cutout: int = 0  # pixels, side of one square filled with the data set's mean
     greyscale: float = 0.0  # share of the images
+    sharpness: float = 0.0  # factor on the difference from a smoothed image, in [1 - this, 1 + this]
+    colour: float = 0.0  # factors on brightness, contrast and saturation, in [1 - this, 1 + this]
+    mixup: float = (
+        0.0  # of images, and labels, in pairs: alpha, both parameters of their shares' Beta distribution
+    )
 
     def __post_init__(self):
         plain: dict[str, Any] = {"flip": as_switch("flip", self.flip)}
@@ -342,7 +347,14 @@ class Augment:
             value = getattr(self, name)
             whole = isinstance(value, float) and value.is_integer()  # 2.0, as older records may have it
             plain[name] = as_integer(name, int(value) if whole else value, 0, most)
-        for name, most in (("scale", 0.9), ("rotate", 180), ("greyscale", 1)):
+        for name, most in (
+            ("scale", 0.9),
+            ("rotate", 180),
+            ("greyscale", 1),
+            ("sharpness", 1),
+            ("colour", 1),
+            ("mixup", 10),
+        ):
             plain[name] = as_number(name, getattr(self, name), 0, most)
         for name, value in plain.items():  # records and checkpoints hold plain numbers only, not NumPy's
             object.__setattr__(self, name, value)
@@ -356,6 +368,11 @@ class Augment:
     def course(cls) -> Augment:
         """The strict variant's augmentation: flip; shift, scale, rotate; one 16x16 cutout; greyscale."""
         return cls(scale=0.1, rotate=10, cutout=16, greyscale=0.1)
+
+    def describe(self) -> dict[str, Any]:
+        """Every step's parameter. Those that came later only if they are on: a run keeps its description."""
+        later = {"sharpness", "colour", "mixup"}
+        return {name: value for name, value in asdict(self).items() if value or name not in later}
 
 
 def normalize(images: Tensor, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> Tensor:
@@ -397,7 +414,8 @@ def augmented(
 ) -> Tensor:
     """A batch, augmented and normalized: uint8 (N, 3, H, W) to float32 (N, 3, H, W).
 
-    Each image draws its own parameters from `generator`, which must be on the images' device.
+    Each image draws its own parameters from `generator`, which must be on the images' device. All steps but
+    mixup, which changes the labels as well: `Loader` does that.
     mirrored: bool (N,), which images to mirror if `augment.flip` is set; drawn if None. mean, std: as for
     `normalize`.
 
@@ -431,11 +449,18 @@ def augmented(
         batch = normalize(_moved(images, mirrored, dx.long(), dy.long()), mean, std)
     else:
         batch = normalize(images, mean, std)
+    if augment.sharpness or augment.colour:
+        centre, spread = _per_channel(mean, device), _per_channel(std, device)
+        pixels = batch * spread + centre
+        if augment.sharpness:
+            pixels = _sharpened(pixels, draw(1 - augment.sharpness, 1 + augment.sharpness))
+        if augment.colour:
+            pixels = _recoloured(pixels, *(draw(1 - augment.colour, 1 + augment.colour) for _ in range(3)))
+        batch = (pixels - centre) / spread
     if augment.greyscale:
         grey = (draw(0, 1) < augment.greyscale).view(-1, 1, 1, 1)
-        centre, spread, luma = (_per_channel(values, device) for values in (mean, std, LUMA))
-        luminance = ((batch * spread + centre) * luma).sum(1, keepdim=True)
-        batch = torch.where(grey, (luminance - centre) / spread, batch)
+        centre, spread = _per_channel(mean, device), _per_channel(std, device)
+        batch = torch.where(grey, (_luminance(batch * spread + centre) - centre) / spread, batch)
     if augment.cutout:
         batch = batch.masked_fill(_square(batch, augment.cutout, draw), 0.0)  # 0 is the mean, once normalized
     return batch
@@ -475,6 +500,44 @@ def _warped(images: Tensor, mirrored: Tensor, dx: Tensor, dy: Tensor, scale: Ten
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
+def _luminance(pixels: Tensor) -> Tensor:  # (N, 3, H, W) in [0, 1] -> (N, 1, H, W)
+    return (pixels * _per_channel(LUMA, pixels.device)).sum(1, keepdim=True)
+
+
+def _sharpened(pixels: Tensor, factor: Tensor) -> Tensor:
+    """Multiply each pixel's difference from its 3x3 surroundings, where it counts five times."""
+    weights = torch.ones(3, 3, device=pixels.device, dtype=pixels.dtype)
+    weights[1, 1] = 5
+    kernel = (weights / weights.sum()).expand(pixels.shape[1], 1, 3, 3)
+    smooth = F.conv2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), kernel, groups=pixels.shape[1])
+    return torch.lerp(smooth, pixels, factor.view(-1, 1, 1, 1)).clamp(0, 1)
+
+
+def _recoloured(pixels: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
+    """Multiply an image by `brightness`, its difference from its mean luminance, and that from its greys."""
+    brightness, contrast, saturation = (each.view(-1, 1, 1, 1) for each in (brightness, contrast, saturation))
+    pixels = pixels * brightness
+    grey = _luminance(pixels)
+    mean = grey.mean((2, 3), keepdim=True)
+    return torch.lerp(torch.lerp(mean, grey, contrast), torch.lerp(mean, pixels, contrast), saturation).clamp(
+        0, 1
+    )
+
+
+def mixed(images: Tensor, probabilities: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Mix each image (N, ...), and its probabilities (N, classes), with the one before it in the batch.
+
+    shares: in [0, 1], (N,), what stays of each image; the first is mixed with the last.
+
+    Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", arXiv 1710.09412.
+    """
+    stays = shares.to(images.dtype).view(-1, *[1] * (images.ndim - 1))
+    return (
+        torch.lerp(images.roll(1, 0), images, stays),
+        torch.lerp(probabilities.roll(1, 0), probabilities, shares.to(probabilities.dtype).view(-1, 1)),
+    )
+
+
 def _square(batch: Tensor, side: int, draw: Callable[[float, float], Tensor]) -> Tensor:
     """bool (N, 1, H, W): one square per image, its centre anywhere in the image, cut off at the border."""
     height, width = batch.shape[2:]
@@ -505,6 +568,8 @@ def _statistics(name: str, values: Sequence[float]) -> tuple[float, ...]:
 
 class Loader:
     """Batches of (images, labels) from a uint8 tensor in memory: float32 (N, 3, H, W), and labels as given.
+
+    With `augment.mixup` the labels are probabilities (N, classes), of which the image's own is the largest.
 
     Each image appears once per epoch; the last batch may be smaller. Order and augmentation depend only on
     `seed` and `epoch`, the number of passes begun: a loader whose `epoch` is set continues where another
@@ -545,6 +610,10 @@ class Loader:
         check_label_values(labels, len(classes) or None)
         if augment is not None:
             check_type("augment", augment, Augment, "an Augment, such as Augment(), or None")
+        if augment is not None and augment.mixup and labels.ndim == 1 and not classes:
+            raise ValueError(
+                "mixup makes probabilities of the labels: give `classes`, the name of each class"
+            )
         check_type("name", name, str, "a string")
         self.images = images.contiguous(memory_format=torch.channels_last)
         self.labels = labels
@@ -576,11 +645,20 @@ class Loader:
             order = torch.randperm(count, generator=generator, device=device)
         else:
             order = torch.arange(count, device=device)
+        shares = np.random.default_rng(epoch_seed(seed, epoch)) if self.augment.mixup else None
         for batch in order.split(min(self.batch_size, count)):  # torch takes 64 bits
             images = augmented(
                 self.images[batch], self.augment, generator, mirrored[batch], self.mean, self.std
             )
-            yield images, self.labels[batch]
+            yield self._mixed(images, self.labels[batch], shares) if shares else (images, self.labels[batch])
+
+    def _mixed(self, images: Tensor, labels: Tensor, shares: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Mixed in shares of which the larger is the image's own."""
+        share = shares.beta(self.augment.mixup, self.augment.mixup, len(images))
+        larger = torch.from_numpy(np.maximum(share, 1 - share).astype(np.float32)).to(images.device)
+        if labels.ndim == 1:
+            labels = F.one_hot(labels, len(self.classes)).float()
+        return mixed(images, labels, larger)
 
     @property
     def dataset(self) -> ImageDataset:
@@ -604,7 +682,7 @@ class Loader:
             "images": len(self.images),
             "batch_size": self.batch_size,
             "shuffle": bool(self.shuffle),
-            "augment": asdict(self.augment),
+            "augment": self.augment.describe(),
             **(self.source or {"digest": self.digest()}),
             # Not for CIFAR-10's, so that its runs are what they were before there were others.
             **({} if (self.mean, self.std) == (MEAN, STD) else {"mean": [*self.mean], "std": [*self.std]}),

@@ -37,6 +37,8 @@ from lab.data import (
     Dataset,
     ImageDataset,
     Loader,
+    _recoloured,
+    _sharpened,
     augmented,
     cifar10_loaders,
     denormalize,
@@ -44,6 +46,7 @@ from lab.data import (
     generator_from,
     load_dataset,
     loaders_from,
+    mixed,
     normalize,
     pooled_statistics,
     seed_bits,
@@ -981,7 +984,7 @@ def test_the_images_of_a_batch_are_augmented_differently():
         assert len(batch.flatten(1).unique(dim=0)) > 40
 
 
-@pytest.mark.parametrize("augment", [Augment(), Augment.course()])
+@pytest.mark.parametrize("augment", [Augment(), Augment.course(), Augment(sharpness=0.5, colour=0.3)])
 def test_augmentation_depends_only_on_the_generator_and_leaves_the_images_alone(augment):
     images = noise(16)
     kept = images.clone()
@@ -1033,6 +1036,51 @@ def test_greyscale_applies_to_its_share_of_the_images():
     assert torch.equal(batch[~grey], denormalize(normalize(images[~grey])))
 
 
+FACTORS = torch.tensor([0.7, 1.0, 1.2, 0.9])
+
+
+def muted(count: int) -> Tensor:  # in [0.3, 0.6], where no factor above leads out of [0, 1]
+    return 0.3 + 0.3 * noise(count, 16).float() / 255
+
+
+def test_colours_change_as_torchvision_changes_them():
+    images = muted(4)
+    brightness, contrast, saturation = FACTORS, FACTORS.roll(1), FACTORS.roll(2)
+    for image, ours, *factors in zip(
+        images,
+        _recoloured(images, brightness, contrast, saturation),
+        brightness,
+        contrast,
+        saturation,
+        strict=True,
+    ):
+        steps = zip((TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation), factors, strict=True)
+        for adjust, factor in steps:
+            image = adjust(image, factor.item())
+        torch.testing.assert_close(ours, image, rtol=0, atol=2e-4)  # torchvision's luma has four digits
+
+
+def test_an_image_is_sharpened_as_torchvision_sharpens_it():
+    images = muted(4)
+    for image, ours, factor in zip(images, _sharpened(images, FACTORS), FACTORS, strict=True):
+        expected = TF.adjust_sharpness(image, factor.item())  # leaves the border as it is
+        torch.testing.assert_close(ours[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1])
+    level = torch.full((2, 3, 8, 8), 0.4)
+    torch.testing.assert_close(_sharpened(level, torch.tensor([0.0, 2.0])), level)  # the border included
+
+
+@pytest.mark.parametrize("step", ["sharpness", "colour"])
+def test_colour_and_sharpness_stay_in_range_and_are_each_image_s_own(step):
+    images = noise(1).expand(64, 3, 32, 32)
+    batch = denormalize(augmented(images, Augment(flip=False, shift=0, **{step: 1.0}), generator()))
+    assert batch.min() >= 0
+    assert batch.max() <= 1
+    assert len(batch.flatten(1).unique(dim=0)) == 64
+    weak = denormalize(augmented(images, Augment(flip=False, shift=0, **{step: 0.01}), generator()))
+    plain = denormalize(normalize(images))
+    assert 0 < (weak - plain).abs().max() < 0.03 < (batch - plain).abs().max()
+
+
 def test_the_course_s_augmentation_has_all_its_steps():
     course = Augment.course()
     assert course.flip
@@ -1056,6 +1104,9 @@ def test_a_flip_is_on_or_off_and_not_a_share(flip):
         ("cutout", 33, 32),
         ("greyscale", 1.1, 1),
         ("greyscale", math.nan, 1),
+        ("sharpness", 1.1, 1),
+        ("colour", -0.1, 1),
+        ("mixup", 11, 10),
         ("cutout", "16", 32),
         ("rotate", None, 180),
         ("shift", 1.5, 16),
@@ -1076,10 +1127,11 @@ def test_an_augmentation_keeps_plain_numbers():
         rotate=np.float64(10),
         cutout=np.uint8(8),
         greyscale=0,
+        mixup=np.float32(0.25),
     )
-    assert augment == Augment(True, 2, 0.5, 10, 8, 0)
+    assert augment == Augment(True, 2, 0.5, 10, 8, 0, 0, 0, 0.25)
     values = vars(augment).values()
-    assert [type(value) for value in values] == [bool, int, float, float, int, int]
+    assert [type(value) for value in values] == [bool, int, float, float, int, int, float, float, float]
 
 
 @pytest.mark.parametrize(
@@ -1224,6 +1276,48 @@ def test_loading_leaves_torch_s_random_state_alone(small):
     state = torch.get_rng_state()
     batches(of(small))
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_mixed_images_and_labels_have_the_same_shares():
+    images = torch.tensor([0.0, 10.0, 100.0]).view(3, 1, 1, 1).expand(3, 3, 2, 2)
+    shares = torch.tensor([1.0, 0.75, 0.5])
+    both, labels = mixed(images, torch.eye(3), shares)
+    assert both[:, 0, 0, 0].tolist() == [0, 7.5, 55]
+    assert both.shape == images.shape
+    assert labels.tolist() == [[1, 0, 0], [0.25, 0.75, 0], [0, 0.5, 0.5]]
+
+
+def test_mixup_mixes_each_image_with_another_by_the_larger_share_of_a_beta_distribution():
+    count = 4_000
+    levels = torch.arange(count) % 10  # an image's level is ten times its class
+    images = (10 * levels).to(torch.uint8).view(-1, 1, 1, 1).expand(count, 3, 16, 16)
+    options = {"batch_size": 64, "shuffle": True, "classes": tuple("abcdefghij")}
+    loader = Loader(images, levels, augment=Augment(flip=False, shift=0, mixup=0.4), **options)
+    pixels, labels = batches(loader)
+    assert (pixels.dtype, labels.dtype, labels.shape) == (torch.float32, torch.float32, (count, 10))
+    torch.testing.assert_close(labels.sum(1), torch.ones(count))
+    shown = 255 * denormalize(pixels)[:, 0, 0, 0]
+    torch.testing.assert_close(shown, 10 * labels @ torch.arange(10.0), rtol=0, atol=1e-3)
+    share = labels.amax(1)[(labels > 0).sum(1) == 2].double()  # without those of a pair of one class
+    assert share.min() >= 0.5
+    larger = np.random.default_rng(0).beta(0.4, 0.4, 100_000)
+    assert share.mean() == pytest.approx(np.maximum(larger, 1 - larger).mean(), abs=0.01)
+    _, classes = batches(Loader(images, levels, augment=Augment(flip=False, shift=0), **options))
+    sure = labels.amax(1) > 0.51
+    assert torch.equal(labels.argmax(1)[sure], classes[sure])
+    again = Loader(images, levels, augment=Augment(flip=False, shift=0, mixup=0.4), **options)
+    assert torch.equal(batches(again)[1], labels)
+    assert not torch.equal(batches(again)[1].amax(1), labels.amax(1))
+
+
+def test_mixup_mixes_probabilities_too_and_needs_to_know_the_classes():
+    images, augment = noise(8), Augment(mixup=1.0)
+    probabilities = torch.eye(4).repeat(2, 1)
+    _, labels = batches(Loader(images, probabilities, batch_size=8, augment=augment))
+    torch.testing.assert_close(labels.sum(1), torch.ones(8))
+    assert (labels.amax(1) < 1).any()
+    with pytest.raises(ValueError, match="give `classes`"):
+        Loader(images, torch.arange(8) % 4, batch_size=8, augment=augment)
 
 
 def test_an_image_is_mirrored_in_every_second_epoch():
@@ -1529,6 +1623,12 @@ def test_the_description_of_a_loader_is_plain_data_that_says_what_decides_its_ba
         "digest": loader.digest(),
     }
     assert json.loads(json.dumps(description)) == description
+    later = {
+        "sharpness": 0.5,
+        "colour": 0.1,
+        "mixup": 0.2,
+    }  # which came later, and change no older description
+    assert of(small, augment=Augment(**later)).describe()["augment"].items() >= later.items()
 
 
 def test_describing_a_loader_changes_none_of_its_batches(small):

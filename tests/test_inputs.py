@@ -465,7 +465,8 @@ def wrong_fields():
             "flip": ("no", 0.1, 1, None, NAN),
             **dict.fromkeys(("shift", "cutout"), (-1, 33, 1.5, NAN, INF, True, "4", None, [4])),
             **dict.fromkeys(
-                ("scale", "rotate", "greyscale"), (-0.1, 181, NAN, INF, True, "0.1", None, [0.1])
+                ("scale", "rotate", "greyscale", "sharpness", "colour", "mixup"),
+                (-0.1, 181, NAN, INF, True, "0.1", None, [0.1]),
             ),
         },
         Experiment: {
@@ -706,6 +707,9 @@ augments = st.builds(
     rotate=st.floats(0, 180),
     cutout=st.integers(0, 32),
     greyscale=st.floats(0, 1),
+    sharpness=st.floats(0, 1),
+    colour=st.floats(0, 1),
+    mixup=st.floats(0, 10),
 )
 plain_data = st.recursive(
     st.none() | st.booleans() | st.integers() | finite | st.text(),
@@ -749,15 +753,19 @@ def test_a_loader_of_any_size_yields_every_image_once_an_epoch_in_range(
 ):
     augment = replace(augment, shift=min(augment.shift, min(size) - 1))
     pixels = torch.randint(256, (count, 3, *size), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
-    made = Loader(
-        pixels, torch.arange(count), batch_size=batch_size, augment=augment, shuffle=shuffle, seed=seed
-    )
+    options = {"classes": tuple(map(str, range(count))), "shuffle": shuffle, "seed": seed}
+    made = Loader(pixels, torch.arange(count), batch_size=batch_size, augment=augment, **options)
     low, high = normalize(torch.tensor([0, 255]).byte().view(2, 1, 1, 1).expand(2, 3, 1, 1))
     for _ in range(2):
         batches = list(made)
         assert len(batches) == len(made) == math.ceil(count / batch_size)
         assert {len(images) for images, _ in batches[:-1]} <= {batch_size}
-        assert sorted(torch.cat([labels for _, labels in batches]).tolist()) == list(range(count))
+        seen = torch.cat([labels for _, labels in batches])
+        if augment.mixup:
+            torch.testing.assert_close(seen.sum(1), torch.ones(count))
+            assert (seen.amax(0) >= 0.5).all()
+        else:
+            assert sorted(seen.tolist()) == list(range(count))
         for images, labels in batches:
             assert images.dtype == torch.float32
             assert images.shape == (len(labels), 3, *size)

@@ -477,6 +477,10 @@ def ours(small) -> tuple[Loader, ...]:
     return loaders_from(small, 32, limit=80, device="cpu")
 
 
+def ours_mixed(small) -> tuple[Loader, ...]:
+    return loaders_from(small, 32, augment=Augment(colour=0.2, mixup=0.5), limit=80, device="cpu")
+
+
 def theirs(small) -> tuple[DataLoader, ...]:
     images, labels = small.train_images[:80].float() / 255 - 0.5, small.train_labels[:80]
     return tuple(DataLoader(TensorDataset(images, labels), 32, shuffle=shuffle) for shuffle in (True, False))
@@ -762,7 +766,7 @@ def killed(small, loaders, path, step, net=None):
 
 
 @pytest.mark.parametrize("step", [3, 7])  # of 12: as an epoch begins, and within one
-@pytest.mark.parametrize("loaders", [ours, theirs, theirs_with_a_generator])
+@pytest.mark.parametrize("loaders", [ours, ours_mixed, theirs, theirs_with_a_generator])
 def test_a_killed_run_that_is_resumed_ends_in_the_bits_of_one_that_never_stopped(
     small, tmp_path, loaders, step
 ):
