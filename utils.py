@@ -51,13 +51,14 @@ from lab.machine import machine, number_format, pick_device
 from lab.maps import small_weights
 from lab.metrics import confusion_matrix
 from lab.optim import OPTIMIZERS, SCHEDULES
+from lab.pictures import in_words
 from lab.pictures import pictures as study_pictures
 from lab.range_test import range_test
 from lab.recipes import RECIPES, Recipe
 from lab.records import History
 from lab.report import overview
 from lab.studies import STUDIES, arm, measured, published
-from lab.study import run_each
+from lab.study import pretrained_runs, run_each
 from lab.training import distilled, evaluate, fit, test, train
 
 __all__ = [
@@ -96,6 +97,7 @@ __all__ = [
     "field_radius",
     "fit",
     "footprint",
+    "in_words",
     "load_dataset",
     "loaders_from",
     "machine",
@@ -121,6 +123,7 @@ __all__ = [
     "plot_receptive_field",
     "plot_samples",
     "plot_techniques",
+    "pretrained_runs",
     "published",
     "range_test",
     "run",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -143,8 +143,23 @@ def compared_picture(study: Study, records: Records, measured: Mapping[str, Any]
             rows.append(row | {"microseconds": cost.train_microseconds})
     epochs = sorted({arm.recipe.epochs for arm in shown})
     length = " to ".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))
-    title = f"techniques with {norm_name(shown[0].norm)}, {length} {'epoch' if length == '1' else 'epochs'}"
+    length += " epoch" if length == "1" else " epochs"
+    title = f"{study.name.replace('-', ' ')}, with {norm_name(shown[0].norm)}, {length}"
     return figures.plot_comparison(rows, dataset=CIFAR_10, title=title)
+
+
+def in_words(study: Study, records: Records, labels: Iterable[str] | None = None) -> str:
+    """The arms with the highest and the lowest accuracy, for readers who cannot see a picture.
+
+    labels: of these arms only. Empty before all their runs are there.
+    """
+    named = titles(study.arms)
+    found = {named[label]: study.accuracy(label, records) for label in labels or named}
+    means = {name: 100 * each.mean for name, each in found.items() if each is not None}
+    if len(means) < len(found):
+        return ""
+    best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+    return f"The highest is {best} with {means[best]:.1f} %, the lowest {worst} with {means[worst]:.1f} %."
 
 
 def costs_picture(study: Study, records: Records, measured: Mapping[str, Any] | None = None) -> Figure:

@@ -26,6 +26,7 @@ from lab.interrupts import Interrupted, ignored, terminable
 from lab.progress import progress_stream
 from lab.records import History
 from lab.schema import read_json
+from model import PRETRAINED, Net
 
 # ---- Runs ------------------------------------------------------------------------------------------
 
@@ -109,6 +110,30 @@ def run_each(experiments: Iterable[Experiment], out: str | Path = "runs", **opti
             told = str(stop) or "stopped before the training"
             print(f"\n{told}. Cells below this one go on with what there is.", file=sys.stderr)
             break
+    return runs
+
+
+def pretrained_runs(
+    experiments: Iterable[Experiment], device: str | torch.device | None = None
+) -> dict[str, Run]:
+    """The Runs of experiments whose networks are in `weights/`, by label, without training anything.
+
+    The records are those in the files of the weights. device: where the networks are put; None is the CPU.
+
+    Raises ValueError for an experiment that has none, naming those that are there.
+    """
+    known = {}
+    for name in PRETRAINED:
+        net = Net.from_pretrained(name)
+        history = History.from_dict(net.metadata, name)
+        known[history.name, history.seed] = Run(net.to(device or "cpu"), history)
+    runs = {}
+    for experiment in experiments:
+        key = experiment.name, experiment.seed
+        if key not in known:
+            there = "; ".join(f"{name}, seed {seed}" for name, seed in known)
+            raise ValueError(f"no trained network of {key[0]}, seed {key[1]}: there are {there}")
+        runs[experiment.label] = known[key]
     return runs
 
 

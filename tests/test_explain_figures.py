@@ -183,6 +183,12 @@ def test_no_text_of_the_footprints_lies_on_another(count):
     check_no_text_lies_on_another(plot_footprints({f"rates {rate}": footprint(rate) for rate in rates}))
 
 
+def test_only_numbers_of_paths_have_a_scale():
+    read = (footprint([2, 2]) > 0).long()
+    assert len(plot_footprints({"counted": footprint([2, 2]), "read": read}).axes) == 3
+    assert len(plot_footprints({"read": read}).axes) == 1
+
+
 def test_what_is_no_footprint_is_refused():
     with pytest.raises(ValueError, match="footprints are empty"):
         plot_footprints({})

@@ -474,6 +474,16 @@ def test_names_are_wrapped_but_complete():
     assert wrapped("unbreakableword", 5) == "unbreakableword"
 
 
+def test_a_name_that_begins_with_a_normalization_has_its_colour_once():
+    names = ["batch norm, Muon", "group norm", "layer norm, a", "layer norm, b", "no norm"]
+    palette = figures.colours(names)
+    expected = [figures.NORM_COLOURS[norm] for norm in ("batch", "group", "layer")]
+    assert [palette[name] for name in names[:3]] == expected
+    assert len(set(palette.values())) == 5
+    both = figures.colours(["layer norm, a", "layer"])
+    assert both["layer"] == figures.NORM_COLOURS["layer"] != both["layer norm, a"]
+
+
 def test_other_names_have_stable_and_different_markers():
     names = ["run 1", "run 2", "Depthwise-separable"]
     marks = figures.markers(names)
@@ -725,6 +735,14 @@ def misclassified_case():
         [[0.6, 0.3, 0.1], [0.7, 0.2, 0.1], [0.05, 0.9, 0.05], [0.2, 0.3, 0.5], [0.1, 0.8, 0.1]]
     )
     return pictures(5), labels, probabilities.log() + 3  # wrong: 1 with 70 %, 2 with 90 %, 3 with 50 %
+
+
+def test_mistakes_that_somebody_has_chosen_are_not_counted_as_a_share():
+    images, labels, logits = misclassified_case()
+    wrong = logits.argmax(1) != labels
+    figure = figures.plot_misclassified(images[wrong], labels[wrong], logits[wrong], CLASSES, dataset=DATASET)
+    title = " ".join(figure.get_suptitle().split())
+    assert title == f"{DATASET}: 3 misclassified images; shown: by confidence"
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["class numbers", "probabilities"])

@@ -13,7 +13,7 @@ from lab.experiment import Experiment
 from lab.figures.common import figure_of
 from lab.grid import Family, Records, Study, best_of
 from lab.measurements import Labels, Measurements
-from lab.pictures import pictures
+from lab.pictures import in_words, pictures
 from model import Net, count_parameters
 
 CONVS, NORMS = ("standard", "dilated", "mixed"), ("batch", "none")
@@ -63,6 +63,15 @@ def test_the_curves_are_those_of_the_first_technique(records):
     assert line.get_ydata()[-1] == pytest.approx(25 * sum(run.accuracy[-1] for run in runs))
 
 
+def test_the_best_and_the_worst_arm_are_told_in_words(records, tmp_path):
+    means = {label: 100 * STUDY.accuracy(label, records).mean for label in ("standard batch", "mixed batch")}
+    best, worst = sorted(means, key=means.__getitem__, reverse=True)
+    assert in_words(STUDY, records, means) == (
+        f"The highest is {best} with {means[best]:.1f} %, the lowest {worst} with {means[worst]:.1f} %."
+    )
+    assert in_words(STUDY, Records(tmp_path)) == ""
+
+
 def test_costs_are_those_of_the_networks(records):
     figure = pictures(STUDY, records)["mine-costs"]()
     places = {float(line.get_xdata()[0]) for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 1}
@@ -84,7 +93,7 @@ def test_techniques_are_compared_with_the_first_norm_and_at_measured_time(record
     found = STUDY.accuracy("mixed batch", records)
     assert f"{100 * found.mean:.1f} ± {100 * found.half:.1f} %" in texts(figure)
     assert texts(figure)[-1] == "100 µs"
-    assert figure.get_suptitle() == "CIFAR-10: techniques with batch norm, 1 epoch"
+    assert figure.get_suptitle() == "CIFAR-10: mine, with batch norm, 1 epoch"
 
 
 def test_techniques_are_also_compared_at_a_width_and_a_length_of_their_own(tmp_path):
@@ -103,7 +112,7 @@ def test_techniques_are_also_compared_at_a_width_and_a_length_of_their_own(tmp_p
     figure = drawn["budget-compared"]()
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [*sizes]
     assert f"{count_parameters(Net(width=0.5)):,}" in texts(figure)
-    assert figure.get_suptitle() == "CIFAR-10: techniques with batch norm, 2 to 3 epochs"
+    assert figure.get_suptitle() == "CIFAR-10: budget, with batch norm, 2 to 3 epochs"
     several = Study("several", "Which?", [*arms, other], families, seeds=1, more_seeds=0)
     while missing := several.missing(Records(tmp_path)):
         for run in missing:

@@ -24,10 +24,12 @@ from lab.study import (
     by_experiment,
     ladder_experiments,
     load_results,
+    pretrained_runs,
     process_pool,
     run_all,
     run_each,
 )
+from model import Net
 
 HERE = Path(__file__).resolve().parent.parent
 
@@ -373,6 +375,17 @@ def test_finished_runs_are_not_trained_again(tmp_path):
     again = run_all(small_experiments((0, 1, 2)), tmp_path, device="cpu", progress=False)
     assert [history.seconds for history in again[:2]] == [history.seconds for history in first]
     assert again[2].seed == 2
+
+
+def test_published_networks_stand_for_the_runs_that_made_them():
+    made = Net.from_pretrained("minute")
+    experiment = Experiment("minute-batch-mixed", RECIPES["minute"])
+    (label, (net, history)), *others = pretrained_runs([experiment]).items()
+    assert (label, others) == ("minute-batch-mixed", [])
+    assert history == History.from_dict(made.metadata)
+    assert all(map(torch.equal, net.state_dict().values(), made.state_dict().values()))
+    with pytest.raises(ValueError, match=r"of mine, seed 3: there are .*minute-batch-mixed, seed 0"):
+        pretrained_runs([Experiment("mine", seed=3)])
 
 
 # ---- The ladder ------------------------------------------------------------------------------------

@@ -131,10 +131,16 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 def colours(names: Iterable[str]) -> dict[str, str]:
     """Choose a colour for each name. Techniques and normalizations have fixed colours.
 
-    Case, spaces and hyphens do not matter. Any other name gets a colour that follows from the name. If
-    another name of the same picture already has that colour, it gets the next free one.
+    Case, spaces and hyphens do not matter; "batch norm, Muon" begins with a normalization and has its colour,
+    if it is the first name that does. Any other name gets a colour that follows from the name. If another
+    name of the same picture already has that colour, it gets the next free one.
     """
-    return _chosen(names, TECHNIQUE_COLOURS | NORM_COLOURS, OTHER_COLOURS)
+    fixed, names = dict(TECHNIQUE_COLOURS | NORM_COLOURS), list(names)
+    for name in names:
+        norm = _key(name.split(",")[0]).removesuffix("_norm")
+        if norm in NORM_COLOURS and NORM_COLOURS[norm] not in (fixed.get(_key(each)) for each in names):
+            fixed[_key(name)] = NORM_COLOURS[norm]
+    return _chosen(names, fixed, OTHER_COLOURS)
 
 
 def markers(names: Iterable[str]) -> dict[str, str]:

@@ -58,6 +58,8 @@ def plot_misclassified(
         text = f"pred.: {classes[int(predicted[index])]}\n{100 / (1 + rest[index]):.1f} %"
         ax.set_xlabel(text, fontsize=8, labelpad=2, color=WRONG)
     chosen = "all, by confidence" if len(first) == len(wrong) else f"the {len(first)} most confident"
+    if len(first) == len(shown):  # somebody has chosen them
+        found, chosen = f"{len(shown):,} misclassified images", "by confidence"
     suptitle(figure, titled(title, dataset, f"{found}; shown: {chosen}"))
     return figure
 

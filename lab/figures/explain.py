@@ -179,8 +179,9 @@ def _outline(ax: Axes, side: int, style: str, label: str) -> None:
 def plot_footprints(footprints: Mapping[str, Array]) -> Figure:
     """Show how many paths lead from each pixel to one output; a pixel that is never read stays white.
 
-    footprints: by name, integers (S, S), as from `footprint`, each shown relative to its largest number. A
-    pixel has the same size in all of them. Raises ValueError for none, and for other shapes or numbers.
+    footprints: by name, integers (S, S), as from `footprint`, each shown relative to its largest number; or
+    0 and 1, for read or not. A pixel has the same size in all of them. Raises ValueError for none, and for
+    other shapes or numbers.
     """
     arrays = {name: _checked_footprint(name, paths) for name, paths in footprints.items()}
     figure, axes = _panels("footprints", len(arrays))
@@ -201,9 +202,9 @@ def plot_footprints(footprints: Mapping[str, Array]) -> Figure:
         ax.set(xlim=(-largest - 0.5, largest + 0.5), ylim=(largest + 0.5, -largest - 0.5))
         ax.set_title(f"{wrapped(name, 24)}\n{read}")
     _label(figure, axes, "column, from the centre [pixels]", "row, from the centre [pixels]")
-    assert image is not None  # there is at least one footprint
-    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
-    bar.set_label("ways from the pixel to the output,\nrelative to the most; white: none")
+    if image is not None and max(paths.max() for paths in arrays.values()) > 1:
+        bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
+        bar.set_label("ways from the pixel to the output,\nrelative to the most; white: none")
     return figure
 
 
