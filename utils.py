@@ -51,7 +51,7 @@ from lab.machine import machine, number_format, pick_device
 from lab.maps import small_weights
 from lab.metrics import confusion_matrix
 from lab.optim import OPTIMIZERS, SCHEDULES
-from lab.pictures import in_words
+from lab.pictures import budgets_picture, in_words
 from lab.pictures import pictures as study_pictures
 from lab.range_test import range_test
 from lab.recipes import RECIPES, Recipe
@@ -83,6 +83,7 @@ __all__ = [
     "arm",
     "arms_table",
     "augmented",
+    "budgets_picture",
     "carry_out",
     "check_answer",
     "cifar10_loaders",

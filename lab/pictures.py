@@ -164,21 +164,39 @@ def in_words(study: Study, records: Records, labels: Iterable[str] | None = None
 
 def costs_picture(study: Study, records: Records, measured: Mapping[str, Any] | None = None) -> Figure:
     """Accuracy against parameters, multiply-accumulates and measured time: a point for each arm."""
-    spent = costs(measured, study.arms) if measured else {}
-    points = []
-    for arm in study.arms:
-        found = study.accuracy(arm.label, records)
-        if found is not None:
-            network, cost = describe(arm.network()), spent.get(arm.label)
-            point = {
-                "name": titles(study.arms)[arm.label],
-                "technique": arm.conv,
-                "norm": norm_name(arm.norm),
-            }
-            point |= {"accuracy": found.mean, "half": found.half, "parameters": network.total_parameters}
-            point |= {"macs": network.total_macs, "microseconds": cost.train_microseconds if cost else np.nan}
-            points.append(point)
-    return figures.plot_costs(points, dataset=CIFAR_10, title=study.name)
+    named = titles(study.arms)
+    points = [_point(study, arm, named[arm.label], records, measured) for arm in study.arms]
+    return figures.plot_costs([*filter(None, points)], dataset=CIFAR_10, title=study.name)
+
+
+def budgets_picture(
+    studies: Mapping[str, Study], records: Records, measured: Mapping[str, Any] | None = None
+) -> Figure:
+    """Accuracy against cost of each technique, with the normalization of the first arm, in several studies.
+
+    studies: by what each holds equal, such as "equal width".
+    """
+    points = [
+        _point(study, arm, equal, records, measured)
+        for equal, study in studies.items()
+        for arm in _techniques(study)
+    ]
+    norm = norm_name(next(iter(studies.values())).arms[0].norm)
+    title = f"techniques with {norm}, at {' and '.join(studies)}"
+    return figures.plot_costs([*filter(None, points)], dataset=CIFAR_10, title=title)
+
+
+def _point(
+    study: Study, arm: Experiment, name: str, records: Records, measured: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """What `plot_costs` draws of an arm; None before its runs are there."""
+    found = study.accuracy(arm.label, records)
+    if found is None:
+        return None
+    network, cost = describe(arm.network()), costs(measured, [arm]).get(arm.label) if measured else None
+    point = {"name": name, "technique": arm.conv, "norm": norm_name(arm.norm)}
+    point |= {"accuracy": found.mean, "half": found.half, "parameters": network.total_parameters}
+    return point | {"macs": network.total_macs, "microseconds": cost.train_microseconds if cost else np.nan}
 
 
 def classes_picture(study: Study, records: Records, labels: Labels) -> Axes:

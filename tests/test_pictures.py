@@ -13,7 +13,7 @@ from lab.experiment import Experiment
 from lab.figures.common import figure_of
 from lab.grid import Family, Records, Study, best_of
 from lab.measurements import Labels, Measurements
-from lab.pictures import in_words, pictures
+from lab.pictures import budgets_picture, in_words, pictures
 from model import Net, count_parameters
 
 CONVS, NORMS = ("standard", "dilated", "mixed"), ("batch", "none")
@@ -77,6 +77,19 @@ def test_costs_are_those_of_the_networks(records):
     places = {float(line.get_xdata()[0]) for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 1}
     assert count_parameters(Net("batch", "dilated", width=0.25)) in places
     assert len(figure.axes) == 2  # no time was measured
+
+
+def test_techniques_at_several_budgets_are_in_one_picture(records):
+    measured = measured_costs(ARMS).costs
+    figure = budgets_picture({"equal width": STUDY, "equal size": STUDY}, records, measured)
+    assert len(figure.axes) == 3
+    told = [text for text in texts(figure) if text.startswith("equal")]
+    assert sorted(told) == sorted(["equal size", "equal width"] * len(CONVS) * 3)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [*CONVS]
+    places = [line.get_xdata()[0] for line in figure.axes[2].get_lines() if len(line.get_xdata()) == 1]
+    assert {*map(float, places)} == {100.0}
+    assert "techniques with batch norm, at equal width and equal size" in figure.get_suptitle()
 
 
 def measured_costs(arms) -> Measurements:

@@ -62,8 +62,9 @@ def plot_costs(points: Sequence[Mapping[str, Any]], *, dataset: str, title: str 
     in [0, 1], "parameters", "macs" (per image), "microseconds" (of training per image) and, if it is to be
     shown, "norm". half and microseconds may be nan, and microseconds may be missing; a panel without points
     is left out. A technique has one colour and one marker; one that is not known has neutral ones. Beside
-    each point is its name. If norms tell the points of a technique apart, it is the norm, and a legend names
-    the techniques. Raises ValueError for no points, for a missing key, and for a number out of its range.
+    each point is its name, or, if norms tell the points of a technique apart, its norm. A legend names the
+    techniques then, and if points share a name. Raises ValueError for no points, for a missing key, and for
+    a number out of its range.
     """
     checked = _checked_points(points)
     drawn = [(key, label) for key, label in COSTS if any(math.isfinite(point[key]) for point in checked)]
@@ -78,7 +79,7 @@ def plot_costs(points: Sequence[Mapping[str, Any]], *, dataset: str, title: str 
     lows, highs = zip(*(_ends(point) for point in checked), strict=True)
     room = 0.12 * (max(highs) - min(lows)) or 1.0  # for labels
     panels.flat[0].set_ylim(min(lows) - room, max(highs) + room)
-    if shown == "norm":
+    if shown == "norm" or len({point["name"] for point in checked}) < len(checked):
         _technique_legend(figure, [point["technique"] for point in checked])
     suptitle(figure, titled(title, dataset, "test accuracy and its cost, with 95 % intervals"))
     figure.draw_without_rendering()  # the layout gives the axes their size, which the labels need
