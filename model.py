@@ -292,9 +292,9 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
 
 # The trained networks: the SHA-256 of each file weights/NAME.pt.
 PRETRAINED: dict[str, str] = {
-    "batch-norm-muon": "e70ee1686d4e9832d50c5f7ecb58e09fc6350f106e10957e4e32f363641077e7",
-    "layer-norm-adamw-l2": "ff0d217b0971796fae94fe520b09dc62b7f617a7d4b73be5aee7d7422c9effc9",
-    "group-norm-sgd-l1": "3e881fcf1191274070672bbf704fad351d399e9d62c78d38dc36252eaa637aeb",
+    "batch-norm-muon": "dda29fc7a2fc9c4b9011299f41ace81b9e43bce0637c3abaa02466a9670fe49c",
+    "layer-norm-adamw-l2": "b6b2ca52c10c9ee60a949117790aa8768d9bd63e003b5d1ee100c0dc5b47baae",
+    "group-norm-sgd-l1": "a0f20e4d0b2865f35c5adbb9d0928f8abea88b6b1cfe023e62bc0a8a59c4dded",
     "minute": "baada075247487e7d180dae29c39b3fef6b46ffa2e179cd799841e55af18c7ab",
     "frontier": "a01e033a5cfbd7429397bf98f544cb4f5d720b20d51d121f6c143a4f1196c400",
     "frontier-small": "cec237b38b29af526fbe6aad8992bea2641f57d83d749c036b3331089b1422b1",

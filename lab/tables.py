@@ -12,14 +12,14 @@ from pathlib import Path
 from lab.files import write_whole
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """A table of text, which shows as one in a terminal and in a notebook. The first column names the row."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return text_table(self.head, self.rows)
 
     def markdown(self) -> str:

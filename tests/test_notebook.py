@@ -196,5 +196,8 @@ def test_the_command_of_readme_shows_how_far_it_is_and_leaves_the_checkout_as_it
     assert "group norm, SGD, L1-limit-1000 epoch 1/1" in ended.stderr  # epochs within a cell
     written = {path.name for path in (checkout / "runs" / "notebook").iterdir()}
     names = {f"S7_Convolution_Techniques.{ending}" for ending in ("ipynb", "html")}
-    assert written >= PICTURES | names | {"blueprint-separable-limit-1000-seed100.json", "prediction.png"}
+    assert written >= PICTURES | names | {
+        "blueprint_separable-batch-muon-limit-1000-seed100.json",
+        "prediction.png",
+    }
     assert status(checkout) == ""
