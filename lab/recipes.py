@@ -95,7 +95,10 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as a JSON record holds it."""
-        return json.loads(json.dumps(asdict(self)))  # tuples become the lists that JSON has
+        record = asdict(self)
+        record["augment"] = None if self.augment is None else self.augment.describe()
+        record["teacher"] = None if self.teacher is None else self.teacher.to_dict()
+        return json.loads(json.dumps(record))  # tuples become the lists that JSON has
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Recipe:
