@@ -519,6 +519,8 @@ def _int8(options: argparse.Namespace) -> int:
         return 0
     check_writable(options.out)
     nets = {Path(name).stem: _network(name) for name in options.names}
+    if len(nets) < len(options.names):
+        raise ValueError(f"{' '.join(options.names)}: two of these would write the same files")
     data = load_dataset(options.dataset, options.root)
     for name, net in nets.items():
         _check_classes(name, net, data)

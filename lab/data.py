@@ -337,9 +337,7 @@ class Augment:
     greyscale: float = 0.0  # share of the images
     sharpness: float = 0.0  # factor on the difference from a smoothed image, in [1 - this, 1 + this]
     colour: float = 0.0  # factors on brightness, contrast and saturation, in [1 - this, 1 + this]
-    mixup: float = (
-        0.0  # of images, and labels, in pairs: alpha, both parameters of their shares' Beta distribution
-    )
+    mixup: float = 0.0  # alpha: both parameters of the Beta distribution of the shares of two mixed images
 
     def __post_init__(self):
         plain: dict[str, Any] = {"flip": as_switch("flip", self.flip)}
@@ -519,9 +517,8 @@ def _recoloured(pixels: Tensor, brightness: Tensor, contrast: Tensor, saturation
     pixels = pixels * brightness
     grey = _luminance(pixels)
     mean = grey.mean((2, 3), keepdim=True)
-    return torch.lerp(torch.lerp(mean, grey, contrast), torch.lerp(mean, pixels, contrast), saturation).clamp(
-        0, 1
-    )
+    grey, pixels = (torch.lerp(mean, each, contrast) for each in (grey, pixels))
+    return torch.lerp(grey, pixels, saturation).clamp(0, 1)
 
 
 def mixed(images: Tensor, probabilities: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:

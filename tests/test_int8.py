@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -113,6 +114,11 @@ def test_a_missing_package_is_an_error_that_says_what_to_install(tmp_path, monke
     assert not (tmp_path / "a.onnx").exists()
 
 
+def test_two_networks_with_the_same_files_are_refused(tmp_path, capsys):
+    assert main(["int8", "minute", "minute", "--out", str(tmp_path)]) == 2
+    assert "minute minute: two of these would write the same files" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"networks": {"a": {}}}', '{"networks": 3}'])
 def test_a_file_of_another_kind_is_named(content, tmp_path, capsys):
     assert main(["int8", "--table", "--out", str(tmp_path)]) == 2
@@ -129,6 +135,14 @@ def test_the_card_shows_what_was_measured_of_the_published_networks():
         assert int8.table(result).markdown() in card
         assert result["machine"]["processor"] in card
         assert [*result["networks"]] == [*PRETRAINED]
+        forms = [(found["float32"], found["int8"]) for found in result["networks"].values()]
+        sizes = [round(100 * narrow["bytes"] / wide["bytes"]) for wide, narrow in forms]
+        times = [round(100 * median(narrow["seconds"]) / median(wide["seconds"])) for wide, narrow in forms]
+        changes = [(narrow["right"] - wide["right"]) / 100 for wide, narrow in forms]
+        told = " ".join(card.split())
+        assert f"takes {min(sizes)} to {max(sizes)} % of the bytes" in told
+        assert f"and {min(times)} to {max(times)} % of the time" in told
+        assert f"changes by {min(changes):+.2f} to {max(changes):+.2f} points" in card
         for name, found in result["networks"].items():
             (row,) = [line for line in card.splitlines() if line.startswith(f"| `{name}` ")]
             accuracy = float(row.split("|")[9])  # of one view, in percent, by torch
