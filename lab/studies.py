@@ -335,6 +335,10 @@ BATCH_SIZES = Study(
             "batches of 8",
             tuple(_against(_SMALL["batch"].label, [_SMALL[norm].label for norm in COURSE_NORMS])),
         ),
+        Family(
+            "batches of 8 against 256",
+            tuple((_SMALL[norm].label, _MODELS[norm, "muon"].label) for norm in COURSE_NORMS),
+        ),
     ],
 )
 
