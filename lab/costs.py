@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from model import Net
 
 BATCH = 256  # images
 SIDE = 32  # pixels
+TRAINING_IMAGES = 50_000  # of CIFAR-10, on which the arms are trained
 PRODUCTS = (2048, 4096)  # rows of square matrices: the fastest product is the peak
 
 
@@ -33,6 +35,7 @@ class Cost(NamedTuple):
     forward_microseconds: float
     memory: int  # bytes of activations that the backward pass needs
     share_of_peak: float  # of the rate of a large matrix product, in [0, 1], in training
+    run_seconds: float = math.nan  # of a training as the arm's recipe has it; nan where not all was measured
 
 
 def measure(
@@ -45,8 +48,9 @@ def measure(
 ) -> dict[str, Any]:
     """Time a training step and a forward pass of each arm's network, on 256 images of 32x32 pixels.
 
-    All take turns, in one number format, with large matrix products. dtype: None is the one that the hardware
-    is made for. seconds: of a timing, about. Returns every time in seconds, as plain data, by network.
+    The training step also on images of the other sizes that the recipes train with. All take turns, in one
+    number format, with large matrix products. dtype: None is the one that the hardware is made for. seconds:
+    of a timing, about. Returns every time in seconds, as plain data, by network.
     """
     device = pick_device(device)
     format_ = number_format(device, None if dtype is None else getattr(torch, dtype))
@@ -54,7 +58,10 @@ def measure(
     with random_states_kept(device):
         works: dict[Key, Work] = {("product", str(n)): product(n, format_, device) for n in PRODUCTS}
         for network, arm in networks.items():
-            works["train", network] = step(arm.network(), arm.recipe, BATCH, device, form=Format(format_))
+            for side in {SIDE, *map(_side, arm.recipe.size_shares())}:
+                works[_training(side), network] = step(
+                    arm.network(), arm.recipe, BATCH, device, side, form=Format(format_)
+                )
             works["forward", network] = _forward(arm.network(), device, format_)
         times = alternate({key: repeated(work, device, seconds) for key, work in works.items()}, rounds)
         images = torch.zeros(BATCH, 3, SIDE, SIDE)
@@ -62,6 +69,16 @@ def measure(
         memory = {network: saved_bytes(arm.network(), format_) for network, arm in networks.items()}
     host = machine(device) | {"dtype": str(format_).removeprefix("torch.")}
     return {"machine": host, "batch_size": BATCH, "side": SIDE, **times, "flops": flops, "memory": memory}
+
+
+def _side(scale: float) -> int:
+    """Pixels a side, with this factor on the images' sides."""
+    return max(1, round(SIDE * scale))
+
+
+def _training(side: int) -> str:
+    """The name under which the times of training steps on images of that size are kept."""
+    return "train" if side == SIDE else f"train at {side} pixels"
 
 
 def network_key(arm: Experiment) -> str:
@@ -119,8 +136,18 @@ def costs(result: Mapping[str, Any], arms: Iterable[Experiment]) -> dict[str, Co
             forward = statistics.median(result["forward"][network])
             share = result["flops"][network] / train / peak
             memory = result["memory"][network]
-            found[arm.label] = Cost(1e6 * train / count, 1e6 * forward / count, memory, share)
+            seconds = arm.recipe.epochs * TRAINING_IMAGES / count * _step(result, arm)
+            found[arm.label] = Cost(1e6 * train / count, 1e6 * forward / count, memory, share, seconds)
     return found
+
+
+def _step(result: Mapping[str, Any], arm: Experiment) -> float:
+    """The mean time of a training step in seconds, over the sizes of the recipe; nan if one was not timed."""
+    network, seconds = network_key(arm), 0.0
+    for scale, share in arm.recipe.size_shares().items():
+        times = result.get(_training(_side(scale)), {}).get(network, [math.nan])
+        seconds += share * statistics.median(times)
+    return seconds
 
 
 def read(folder: str | Path) -> dict[str, Any] | None:

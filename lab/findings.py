@@ -6,10 +6,10 @@ import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 
 from lab.costs import Cost, costs
-from lab.grid import Records, Study, best_of
+from lab.grid import Family, Records, Study, best_of
 from lab.maps import Inside
-from lab.measurements import Measurements
-from lab.pictures import NOTHING, pictures
+from lab.measurements import Labels, Measurements
+from lab.pictures import NOTHING, differences_by_class, in_words, pictures, same_epochs
 from lab.records import History, processor_name
 from lab.statistics import Estimate
 from lab.studies import difference_title, titles
@@ -26,12 +26,13 @@ def arms_table(study: Study, records: Records, beside: Measurements = NOTHING) -
     seeds, with the 95 % interval that allows for seeds and images. beside: for columns with the time and
     memory that an image costs, and with what was seen inside the trained networks.
     """
-    head = ("arm", "rate", "rates tried", "held out, %", "seeds", "test accuracy, %", "training accuracy, %")
-    head += ("parameters", "MACs of an image", "receptive field")
+    head = ("arm", "rate", "rates tried", "held out, %", "epochs", "seeds", "test accuracy, %")
+    head += ("training accuracy, %", "parameters", "MACs of an image", "receptive field")
     named, results, rows = titles(study.arms), study.results(records), []
     spent = costs(beside.costs, study.arms) if beside.costs else {}
     if spent:
         head += ("training, µs an image", "forward, µs an image", "memory, kB an image", "share of peak, %")
+        head += ("a training, s",)
     looks = {label: _looks(runs, beside.inside) for label, runs in results.items()}
     if any(looks.values()):
         head += ("weak maps", "small weights, %")
@@ -46,6 +47,7 @@ def arms_table(study: Study, records: Records, beside: Measurements = NOTHING) -
                 f"{best.lr:g}",
                 ", ".join(f"{trial.lr:g}" for trial in trials),
                 f"{100 * best.accuracy:.1f}",
+                str(arm.recipe.epochs),
                 _seeds(runs),
                 _percent(study.accuracy(arm.label, records)),
                 _training(runs),
@@ -67,6 +69,7 @@ def _spent(cost: Cost | None) -> tuple[str, ...]:
         f"{cost.forward_microseconds:.0f}",
         f"{1e-3 * cost.memory:.0f}",
         f"{100 * cost.share_of_peak:.0f}",
+        "" if math.isnan(cost.run_seconds) else f"{cost.run_seconds:.0f}",
     )
 
 
@@ -84,28 +87,49 @@ def _seen(looks: Sequence[Inside]) -> tuple[str, str]:
     return f"{counts} of {looks[0].maps}", f"{100 * sum(look.small for look in looks) / len(looks):.1f}"
 
 
-def differences_table(study: Study, records: Records, family: str | None = None) -> Table:
+def differences_table(
+    study: Study, records: Records, family: str | None = None, labels: Labels | None = None
+) -> Table:
     """A row for each comparison: the difference in test accuracy, its interval, and what it says.
 
-    family: the name of one, for its comparisons only. Raises ValueError for an unknown one.
+    family: the name of one, for its comparisons only. labels: of the test images, for a column with the class
+    whose accuracy changed most, whose interval allows for having picked it among all of them. Raises
+    ValueError for an unknown family.
     """
     names = [each.name for each in study.families]
     if family is not None and family not in names:
         choices = ", ".join(map(repr, names))
         raise ValueError(f"unknown family={family!r} of the study {study.name!r}; choose from {choices}")
-    rows = [
-        (
-            difference_title(study.arms, one, other),
-            each.name,
-            _points(found),
-            str(found.seeds),
-            verdict(found),
-        )
-        for each in study.families
-        if family in (None, each.name)
-        for (one, other), found in study.differences(each, records).items()
-    ]
-    return Table(("comparison", "question", "difference, points", "seeds", ""), tuple(rows))
+    rows = []
+    for each in study.families:
+        if family not in (None, each.name):
+            continue
+        most = {} if labels is None else _most_changed(study, each, records, labels)
+        rows += [
+            (
+                difference_title(study.arms, *pair),
+                each.name,
+                _points(found),
+                str(found.seeds),
+                verdict(found),
+                *([] if labels is None else [most[pair]]),
+            )
+            for pair, found in study.differences(each, records).items()
+        ]
+    head = ("comparison", "question", "difference, points", "seeds", "")
+    return Table(head if labels is None else (*head, "class that changed most, points"), tuple(rows))
+
+
+def _most_changed(
+    study: Study, family: Family, records: Records, labels: Labels
+) -> dict[tuple[str, str], str]:
+    by_class = differences_by_class(study, family, records, labels)
+    found = {}
+    for pair in by_class[0]:
+        changes = [each[pair] for each in by_class]
+        number = max(range(len(changes)), key=lambda index: abs(changes[index].mean))
+        found[pair] = f"{labels.classes[number]} {_points(changes[number])}"
+    return found
 
 
 def epochs_table(study: Study, records: Records) -> Table:
@@ -182,6 +206,21 @@ def _sentence(title: str, found: Estimate) -> str:
     return f"{told}, {verdict(found)}." if found.holds_zero else f"{told}."
 
 
+def last_epoch(study: Study, records: Records) -> str:
+    """How much test accuracy still changed in the last epoch: the least and the most of the arms' means."""
+    changes = []
+    for runs in study.results(records).values():
+        gains = [run.accuracy[-1] - run.accuracy[-2] for run in runs if len(run.accuracy) > 1]
+        if gains:
+            changes.append(100 * sum(gains) / len(gains))
+    if not changes:
+        return ""
+    return (
+        "From the epoch before the last to the last, the accuracy of the arms changes by "
+        f"{min(changes):+.1f} to {max(changes):+.1f} points."
+    )
+
+
 # ---- The page --------------------------------------------------------------------------------------
 
 
@@ -200,23 +239,25 @@ def page(
         host = beside.costs["machine"]
         parts.append(
             f"Times and memory were measured on {processor_name(host)}, {host['threads']} threads, in "
-            f"{host['dtype']}, on batches of {beside.costs['batch_size']} images; the peak is the fastest "
-            "product of large matrices there."
+            f"{host['dtype']}, on batches of {beside.costs['batch_size']} images of {beside.costs['side']} "
+            "pixels a side: of a training step for an image, of classifying one, and the memory that the "
+            "backward pass needs for one. The share of peak is that of the step in the rate of the fastest "
+            "product of large matrices there. The time of a training counts each size of image that its "
+            "recipe has. The trainings themselves were made several at once, and took longer."
         )
     told: set[str] = set()
     for study in studies.values():
-        compared = differences_table(study, records)
+        compared = differences_table(study, records, labels=beside.labels)
         if study.missing(records) or not compared.rows:
             continue
         runs = [run for several in study.results(records).values() for run in several]
         parts += [
             f"## {study.name}",
             study.question,
-            f"From {len(runs)} runs on all training images, {_made_on(runs)}.",
+            f"From {len(runs)} runs on all training images, {_made_on(runs)}. {in_words(study, records)}",
             arms_table(study, records, beside).markdown(),
             compared.markdown(),
-            "The same after each epoch, with intervals over the seeds only:",
-            epochs_table(study, records).markdown(),
+            *_by_epoch(study, records),
             *_again(study, records, again, told),
             *(f"![{study.name}, {name}]({name}.png)" for name in pictures(study, records, beside)),
         ]
@@ -224,6 +265,13 @@ def page(
     if begun := [study.name for study in studies.values() if study.missing(records)]:
         parts.append(f"Not complete yet, and therefore not shown: {', '.join(begun)}.")
     return "\n\n".join(parts) + "\n"
+
+
+def _by_epoch(study: Study, records: Records) -> Iterable[str]:
+    if same_epochs(study.arms):  # or the same epoch would be another part of the schedule
+        yield "The same after each epoch, with intervals over the seeds only:"
+        yield epochs_table(study, records).markdown()
+        yield from filter(None, [last_epoch(study, records)])
 
 
 def _again(study: Study, records: Records, again: Records | None, told: Container[str]) -> Iterable[str]:
@@ -251,7 +299,14 @@ what is missing.
 - With that rate it is trained on all 50,000 training images, with five seeds that all arms share; ten
   where two arms that are compared are closer than half a point. The test images are looked at after the
   last epoch, one view of each.
-- Every arm is trained for four epochs, which ranks techniques, and is far from the best that each can do.
+- An arm is trained for four epochs, if its table does not give more, which ranks techniques, and is far
+  from the best that each can do.
+- Held out: the accuracy at the best rate on the images that the search keeps from training. The intervals
+  do not allow for the choice of the rate.
 - An interval (95 %) allows for both chances, other seeds and other test images. A difference is taken seed
   by seed and image by image; the intervals of one question hold together with 95 % (Bonferroni). If an
-  interval holds zero, no difference was measured, which does not mean that there is none."""
+  interval holds zero, no difference was measured, which does not mean that there is none. Where two
+  studies make the same comparison, the one with more comparisons in its question has the wider interval.
+- Weak maps: maps behind an activation with less than a tenth of the median strength in their layer, on
+  1,000 test images. Small weights: those below a tenth of the typical size in their layer (its root mean
+  square); of normally distributed weights these are 8 %."""

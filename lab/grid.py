@@ -195,15 +195,16 @@ class Study:
         return estimate(np.stack([*found.values()])) if found else None
 
     def differences(
-        self, family: Family, records: Records, images: np.ndarray | None = None
+        self, family: Family, records: Records, images: np.ndarray | None = None, parts: int = 1
     ) -> dict[tuple[str, str], Estimate]:
         """For each pair of a family the difference in test accuracy, over the seeds that both arms have.
 
         The runs are paired by seed, and their images one by one. The intervals of the family hold together
-        with 95 % (Bonferroni). images: bool (images,), those that count; None is all. Pairs without a common
-        seed are left out.
+        with 95 % (Bonferroni). images: bool (images,), those that count; None is all. parts: into so many
+        parts of the images the question is divided, whose intervals hold together as well. Pairs without a
+        common seed are left out.
         """
-        confidence = 1 - 0.05 / len(family.pairs)
+        confidence = 1 - 0.05 / (len(family.pairs) * parts)
         results, found = self.results(records), {}
         for one, other in family.pairs:
             here, there = _rights(results[one]), _rights(results[other])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,8 +16,9 @@ from lab import figures
 from lab.costs import costs
 from lab.data import CIFAR_10
 from lab.experiment import Experiment
-from lab.grid import Records, Study, best_of
+from lab.grid import Family, Records, Study, best_of
 from lab.measurements import Labels, Measurements
+from lab.statistics import Estimate
 from lab.studies import OPTIMIZER_NAMES, difference_title, norm_name, titles
 from model import describe
 
@@ -112,6 +114,11 @@ def curves_picture(study: Study, records: Records) -> Axes:
     return figures.plot_bands(curves, dataset=CIFAR_10, title=title)
 
 
+def same_epochs(arms: Iterable[Experiment]) -> bool:
+    """Whether the arms are trained for the same number of epochs."""
+    return len({arm.recipe.epochs for arm in arms}) <= 1
+
+
 def _techniques(study: Study) -> list[Experiment]:
     """The arms that differ from the first in the technique only, or also in what fits it into a budget."""
     first = _without_technique(study.arms[0])
@@ -140,7 +147,10 @@ def compared_picture(study: Study, records: Records, measured: Mapping[str, Any]
         if found is not None and cost is not None:
             row = {"name": arm.conv, "accuracy": found.mean, "half": found.half}
             row |= {"parameters": network.total_parameters, "macs": network.total_macs}
-            rows.append(row | {"microseconds": cost.train_microseconds})
+            row["microseconds"] = cost.train_microseconds
+            if not same_epochs(shown) and not math.isnan(cost.run_seconds):
+                row["seconds"] = cost.run_seconds
+            rows.append(row)
     epochs = sorted({arm.recipe.epochs for arm in shown})
     length = " to ".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))
     length += " epoch" if length == "1" else " epochs"
@@ -194,18 +204,27 @@ def _point(
     if found is None:
         return None
     network, cost = describe(arm.network()), costs(measured, [arm]).get(arm.label) if measured else None
-    point = {"name": name, "technique": arm.conv, "norm": norm_name(arm.norm)}
+    technique = "a table of its own" if "stages" in arm.recipe.net else arm.conv
+    point = {"name": name, "technique": technique, "norm": norm_name(arm.norm)}
     point |= {"accuracy": found.mean, "half": found.half, "parameters": network.total_parameters}
     return point | {"macs": network.total_macs, "microseconds": cost.train_microseconds if cost else np.nan}
 
 
 def classes_picture(study: Study, records: Records, labels: Labels) -> Axes:
     """How the accuracy of each class differs in the pairs of the study's first question."""
-    family = study.families[0]
-    by_class = [
-        study.differences(family, records, labels.labels == number) for number in range(len(labels.classes))
-    ]
+    by_class = differences_by_class(study, study.families[0], records, labels)
     named = {pair: difference_title(study.arms, *pair) for pair in by_class[0]}
     changes = {name: np.array([each[pair].mean for each in by_class]) for pair, name in named.items()}
     halves = {name: np.array([each[pair].half for each in by_class]) for pair, name in named.items()}
     return figures.plot_changes(labels.classes, changes, halves, dataset=CIFAR_10, title=study.name)
+
+
+def differences_by_class(
+    study: Study, family: Family, records: Records, labels: Labels
+) -> list[dict[tuple[str, str], Estimate]]:
+    """What `Study.differences` finds for the test images of each class alone.
+
+    The intervals hold together over all pairs and classes (Bonferroni).
+    """
+    count = len(labels.classes)
+    return [study.differences(family, records, labels.labels == number, count) for number in range(count)]

@@ -78,6 +78,17 @@ class Recipe:
         """The factor on the images' sides after the share `progress` of the steps; None leaves them."""
         return next((scale for share, scale in reversed(self.image_sizes) if progress >= share), None)
 
+    def size_shares(self) -> dict[float, float]:
+        """The share of the steps that is made with each factor on the images' sides; the shares sum to 1."""
+        starts = [*self.image_sizes]
+        if not starts or starts[0][0] > 0:
+            starts.insert(0, (0.0, 1.0))
+        ends = [share for share, _ in starts[1:]] + [1.0]
+        shares: dict[float, float] = {}
+        for (start, scale), end in zip(starts, ends, strict=True):
+            shares[scale] = shares.get(scale, 0.0) + end - start
+        return shares
+
     def make_optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
         """The optimizer for the parameters of `net`, at the peak of its learning rates.
 

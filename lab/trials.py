@@ -143,7 +143,5 @@ def trials_table(recipe: str, histories: Iterable[History]) -> Table:
 
 def _arithmetic(recipe: str, change: str) -> float:
     (run, *_) = trials(recipe, [change])
-    starts = run.recipe.image_sizes or ((0.0, 1.0),)
-    ends = [share for share, _ in starts[1:]] + [1.0]
-    pixels = sum((end - start) * scale**2 for (start, scale), end in zip(starts, ends, strict=True))
+    pixels = sum(share * scale**2 for scale, share in run.recipe.size_shares().items())
     return run.recipe.epochs * pixels * describe(run.network()).total_macs

@@ -1,5 +1,6 @@
 """lab/costs.py: what is measured of a network, and what follows from the times."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -48,8 +49,27 @@ def test_a_cost_is_the_median_for_an_image_and_the_share_of_the_fastest_product(
         "flops": {A: 2_000_000},
         "memory": {A: 77},
     }
-    assert costs.costs(made, ARMS)["a"] == costs.Cost(2e5, 5e4, 77, 0.25)
+    # All its steps are on images of 32 pixels: 5,000 steps of 2 seconds.
+    assert costs.costs(made, ARMS)["a"] == costs.Cost(2e5, 5e4, 77, 0.25, 10_000)
     assert "b" not in costs.costs(made, ARMS)
+
+
+def test_the_time_of_a_training_counts_each_image_size_by_its_share(measured):
+    arm = Experiment("small first", replace(RECIPE, epochs=3, image_sizes=((0.0, 0.75), (0.6, 1.0))))
+    made = measured | {"batch_size": 10, "train": {A: [3.0, 1.0, 2.0]}}
+    assert math.isnan(costs.costs(made, [arm])[arm.label].run_seconds)  # the smaller size was not timed
+    made["train at 24 pixels"] = {A: [1.0]}
+    seconds = 3 * 5_000 * (0.6 * 1.0 + 0.4 * 2.0)
+    assert costs.costs(made, [arm])[arm.label].run_seconds == pytest.approx(seconds)
+
+
+def test_a_step_is_timed_at_every_size_of_the_recipe(monkeypatch):
+    monkeypatch.setattr(costs, "BATCH", 8)
+    monkeypatch.setattr(costs, "PRODUCTS", (64,))
+    arm = Experiment("small first", replace(RECIPE, image_sizes=((0.0, 0.5), (0.6, 0.75))))
+    found = costs.measure([arm], device="cpu", dtype="float32", rounds=1, seconds=0.0)
+    assert all(found[key][A][0] > 0 for key in ("train", "train at 16 pixels", "train at 24 pixels"))
+    assert costs.costs(found, [arm])["small first"].run_seconds > 0
 
 
 def test_the_flops_of_a_step_are_three_times_the_macs_twice_without_the_images_gradient(measured):

@@ -3,16 +3,26 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from lab.costs import BATCH, network_key
+from lab.costs import BATCH, SIDE, costs, network_key
 from lab.data import load_dataset
 from lab.experiment import Experiment
-from lab.findings import again_table, arms_table, differences_table, epochs_table, page, sentences, verdict
+from lab.findings import (
+    again_table,
+    arms_table,
+    differences_table,
+    epochs_table,
+    last_epoch,
+    page,
+    sentences,
+    verdict,
+)
 from lab.grid import Family, Records, Study
 from lab.maps import Inside
 from lab.measurements import LABELS, Labels, Measurements
@@ -78,6 +88,7 @@ def test_the_table_of_arms_shows_rates_accuracy_and_size(records):
     found = STUDY.accuracy("a", records)
     assert row["arm"] == "a"
     assert (row["rate"], row["rates tried"], row["seeds"]) == ("0.1", "0.05, 0.1, 0.2", "3")
+    assert row["epochs"] == "1"
     assert row["test accuracy, %"] == f"{100 * found.mean:.2f} ± {100 * found.half:.2f}"
     assert row["training accuracy, %"] == "50.0"
     assert row["parameters"] == f"{count_parameters(Net(width=0.25)):,}"
@@ -87,12 +98,18 @@ def test_measured_costs_have_columns_of_their_own(records):
     times = {"train": {network_key(ARMS[0]): [0.0256]}, "forward": {network_key(ARMS[0]): [0.00256]}}
     host = {"device": "cpu", "processor": "P", "threads": 2, "dtype": "float32"}
     counts = {"flops": {network_key(ARMS[0]): 512_000}, "memory": {network_key(ARMS[0]): 12_345}}
-    measured = {"machine": host, "batch_size": BATCH, "product": {"100": [0.05]}} | times | counts
+    measured = (
+        {"machine": host, "batch_size": BATCH, "side": SIDE, "product": {"100": [0.05]}} | times | counts
+    )
     table = arms_table(STUDY, records, Measurements(measured))
     row = dict(zip(table.head, table.rows[0], strict=True))
     assert (row["training, µs an image"], row["forward, µs an image"]) == ("100", "10")
     assert (row["memory, kB an image"], row["share of peak, %"]) == ("12", "50")
-    assert table.rows[1][-4:] == ("", "", "", "")
+    assert row["a training, s"] == "5"  # an epoch of 50,000 images
+    assert table.rows[1][-5:] == ("", "", "", "", "")
+    # No recipe trains so few pixels, and this one was not timed.
+    other = replace(ARMS[0], recipe=replace(RECIPE, image_sizes=((0.0, 0.5),)))
+    assert math.isnan(costs(measured, [other])["a"].run_seconds)
     assert "measured on P, 2 threads, in float32" in page({"mine": STUDY}, records, Measurements(measured))
 
 
@@ -143,6 +160,50 @@ def test_the_differences_of_one_question_can_be_asked_for(records):
         differences_table(study, records, "none")
 
 
+def test_the_class_that_changed_most_is_told_with_an_interval_for_all_classes_and_pairs(records):
+    labels = Labels(("cat", "dog"), np.arange(IMAGES) // 700)  # 700 cats, 300 dogs
+    runs = STUDY.results(records)
+    found = {}
+    for name, images in (("cat", labels.labels == 0), ("dog", labels.labels == 1)):
+        pairs = zip(runs["a"], runs["b"], strict=True)
+        values = np.stack([one.rights() * 1 - other.rights() for one, other in pairs])
+        found[name] = estimate(values[:, images], 1 - 0.05 / (2 * 2))  # two pairs, two classes
+    name = max(found, key=lambda each: abs(found[each].mean))
+    mean, half, _ = found[name]
+    table = differences_table(STUDY, records, labels=labels)
+    assert table.head[-1] == "class that changed most, points"
+    assert table.rows[0][-1] == f"{name} {100 * mean:+.1f} ± {100 * half:.1f}"
+    assert table.rows[0][:-1] == differences_table(STUDY, records).rows[0]
+
+
+def test_epochs_are_compared_only_where_all_arms_have_as_many(records, tmp_path):
+    assert "The same after each epoch" in page({"mine": STUDY}, records)
+    longer = replace(ARMS[1], recipe=replace(RECIPE, epochs=2))
+    study = Study("mine", "Which?", [ARMS[0], longer], [Family("b", (("a", "b"),))], seeds=3, more_seeds=0)
+    folder = tmp_path / "other"
+    while missing := study.missing(Records(folder)):
+        for run in missing:
+            finished(folder, run, {0.05: 0.3, 0.1: 0.5, 0.2: 0.4}[run.recipe.lr])
+    found = page({"mine": study}, Records(folder))
+    assert "## mine" in found
+    assert "after each epoch" not in found
+
+
+def test_the_change_in_the_last_epoch_is_that_of_the_arms_means(tmp_path):
+    arms = [replace(each, recipe=replace(RECIPE, epochs=3)) for each in ARMS[:2]]
+    study = Study("mine", "Which?", arms, [Family("b", (("a", "b"),))], seeds=2, more_seeds=0)
+    while missing := study.missing(Records(tmp_path)):
+        for run in missing:
+            history = finished(tmp_path, run, 0.5)
+            if not run.validation:
+                last = history.test_accuracy[-1]
+                gain = {"a": 0.01, "b": 0.05}[run.label] + 0.02 * run.seed  # 0.02 and 0.06 on average
+                history.test_accuracy = [0.1, last - gain, last]
+                history.save(tmp_path / f"{run.stem}.json")
+    assert last_epoch(study, Records(tmp_path)).endswith("of the arms changes by +2.0 to +6.0 points.")
+    assert last_epoch(STUDY, Records(tmp_path / "none")) == ""
+
+
 def test_a_difference_downwards_and_one_seed_are_said():
     assert verdict(Estimate(-0.02, 0.01, 5)) == "lower"
     assert verdict(Estimate(-0.02, math.nan, 1)) == "interval not known"
@@ -160,7 +221,9 @@ def test_what_has_no_run_is_in_no_table_and_not_on_the_page(tmp_path):
 
 def test_the_page_has_the_tables_of_a_study_and_its_number_of_runs(records):
     found = page({"mine": STUDY}, records)
-    assert "## mine\n\nWhich?\n\nFrom 9 runs on all training images, on P in float32.\n" in found
+    assert (
+        "## mine\n\nWhich?\n\nFrom 9 runs on all training images, on P in float32. The highest is " in found
+    )
     assert arms_table(STUDY, records).markdown() in found
     assert differences_table(STUDY, records).markdown() in found
 

@@ -134,6 +134,18 @@ def test_without_image_sizes_images_keep_theirs():
     assert Recipe(image_sizes=()).image_scale(0.5) is None
 
 
+@pytest.mark.parametrize(
+    ("sizes", "shares"),
+    [
+        ((), {1.0: 1.0}),
+        (((0.0, 0.5), (0.25, 0.75), (0.75, 0.5)), {0.5: 0.5, 0.75: 0.5}),
+        (((0.25, 0.5),), {1.0: 0.25, 0.5: 0.75}),  # before the first share the images keep their size
+    ],
+)
+def test_each_image_size_has_its_share_of_the_steps(sizes, shares):
+    assert Recipe(image_sizes=sizes).size_shares() == shares
+
+
 # ---- Records of recipes ----------------------------------------------------------------------------
 
 

@@ -21,6 +21,8 @@ QUANTITIES = (  # key, axis, factor, how a value is written
     ("macs", "MACs [number per image]", 1, lambda value: EngFormatter(places=2)(value)),
     ("microseconds", "training time [µs per image]", 1, lambda value: f"{value:,.0f} µs"),
 )
+# In place of the last one, where every row has it.
+WHOLE = ("seconds", "time of a training [s]", 1, lambda value: f"{value:,.0f} s")
 
 
 @styled
@@ -34,18 +36,20 @@ def plot_comparison(
 
     rows: from top to bottom, each with "name", "accuracy" (in [0, 1], shown in percent), "parameters",
     "macs" (per image) and "microseconds" (of training per image); it may have "half", the half-width of the
-    accuracy's interval. Raises ValueError for no rows, for a missing key, and for a negative or infinite
-    number.
+    accuracy's interval. "seconds" in every row, the time of a whole training, takes the place of
+    "microseconds". Raises ValueError for no rows, for a missing key, and for a negative or infinite number.
     """
     rows = list(rows)
-    _check_rows(rows)
+    whole = bool(rows) and all(WHOLE[0] in row for row in rows)
+    quantities = (*QUANTITIES[:-1], WHOLE) if whole else QUANTITIES
+    _check_rows(rows, [key for key, *_ in quantities])
     names = [row["name"] for row in rows]
     palette, marks = colours(names), markers(names)
     figure, axes = plt.subplots(
-        1, len(QUANTITIES), figsize=(13, 1.4 + 0.42 * len(rows)), sharey=True, layout="constrained"
+        1, len(quantities), figsize=(13, 1.4 + 0.42 * len(rows)), sharey=True, layout="constrained"
     )
     places = np.arange(len(rows))
-    for ax, (key, label, factor, written) in zip(axes, QUANTITIES, strict=True):
+    for ax, (key, label, factor, written) in zip(axes, quantities, strict=True):
         values = [row[key] * factor for row in rows]
         for place, name, value in zip(places, names, values, strict=True):
             look = {"color": palette[name], "marker": marks[name], "markeredgecolor": "white"}
@@ -71,10 +75,9 @@ def plot_comparison(
     return figure
 
 
-def _check_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+def _check_rows(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
     if not rows:
         raise ValueError("rows is empty: expected a dictionary for each technique")
-    keys = [key for key, *_ in QUANTITIES]
     for number, row in enumerate(rows):
         if missing := [key for key in ("name", *keys) if key not in row]:
             raise ValueError(f"rows[{number}] lacks {missing}: expected the keys name, {', '.join(keys)}")

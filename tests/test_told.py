@@ -1,0 +1,238 @@
+"""What README and the notebook say about the studies: the sentences, with the figures of the records."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from lab.costs import costs
+from lab.statistics import Estimate
+from lab.studies import STUDIES, measured, published
+
+HERE = Path(__file__).resolve().parent.parent
+OPTIMIZERS = ("muon", "sgd", "adamw")
+NORMS = ("batch", "layer", "group")
+NORMS_OF_TECHNIQUES = (*NORMS, "instance", "none")
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+@cache
+def said(place: str) -> str:
+    text = (HERE / place).read_text(encoding="utf-8")
+    if place.endswith(".ipynb"):
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+        text = "\n".join("".join(cell["source"]) for cell in cells)
+    return one_line(text)
+
+
+@cache
+def difference(study: str, one: str, other: str) -> Estimate:
+    """The difference in accuracy between two arms that the study compares."""
+    for family in STUDIES[study].families:
+        if (one, other) in family.pairs:
+            return STUDIES[study].differences(family, published())[one, other]
+    raise ValueError(f"{study} does not compare {one} with {other}")
+
+
+def above(study: str, one: str, other: str) -> str:
+    """By how many points `one` is above `other`, which has to be more than chance."""
+    found = difference(study, one, other)
+    assert found.mean > found.half, f"{one} is not above {other}: {found}"
+    return points(found)
+
+
+def below(study: str, one: str, other: str) -> str:
+    found = difference(study, one, other)
+    assert -found.mean > found.half, f"{one} is not below {other}: {found}"
+    return points(found._replace(mean=-found.mean))
+
+
+def unknown(study: str, one: str, other: str) -> str:
+    """A difference that was not measured, with its sign."""
+    found = difference(study, one, other)
+    assert found.holds_zero, f"{one} differs from {other}: {found}"
+    return f"{100 * found.mean:+.1f} ± {100 * found.half:.1f}"
+
+
+def points(found: Estimate) -> str:
+    return f"{100 * found.mean:.1f} ± {100 * found.half:.1f}"
+
+
+def span(study: str, *pairs: tuple[str, str]) -> str:
+    """From the least to the most of several differences, all more than chance and upwards."""
+    found = [difference(study, *pair) for pair in pairs]
+    assert all(each.mean > each.half for each in found)
+    means = sorted(100 * each.mean for each in found)
+    return f"{means[0]:.1f} to {means[-1]:.1f}"
+
+
+def losses(study: str, *pairs: tuple[str, str]) -> str:
+    """From the least to the most of several differences, all more than chance and downwards, in points."""
+    found = [difference(study, *pair) for pair in pairs]
+    assert all(-each.mean > each.half for each in found)
+    means = sorted(-100 * each.mean for each in found)
+    return f"{means[0]:.1f} to {means[-1]:.1f}"
+
+
+def accuracy(study: str, label: str) -> str:
+    found = STUDIES[study].accuracy(label, published())
+    assert found is not None
+    return f"{100 * found.mean:.1f} %"
+
+
+def times(study: str, one: str, other: str) -> str:
+    """The time of a training step, as a multiple of another's."""
+    found = costs(measured().costs or {}, STUDIES[study].arms)
+    return f"{found[one].train_microseconds / found[other].train_microseconds:.1f}"
+
+
+def percent(study: str, one: str, other: str) -> str:
+    """By how much a training step takes longer or less long than another, in percent."""
+    found = costs(measured().costs or {}, STUDIES[study].arms)
+    return f"{abs(100 * (found[one].train_microseconds / found[other].train_microseconds - 1)):.0f} %"
+
+
+def peak(study: str, label: str) -> str:
+    return f"{100 * costs(measured().costs or {}, STUDIES[study].arms)[label].share_of_peak:.0f} %"
+
+
+def weak(study: str, labels: list[str], maps: int = 496) -> list[int]:
+    """Weak maps of the arms' networks, over all seeds of the study, from the fewest to the most."""
+    runs = [run for label in labels for run in STUDIES[study].results(published())[label]]
+    looks = [measured().inside[run.path.stem] for run in runs if run.path is not None]
+    assert len(looks) >= 5 * len(labels)
+    assert {look.maps for look in looks} == {maps}
+    return sorted(look.weak for look in looks)
+
+
+def model(norm: str = "batch", optimizer: str = "muon") -> str:
+    return f"mixed-{norm}-{optimizer}"
+
+
+def arm(conv: str, ending: str = "") -> str:
+    return f"{conv}-batch-muon{ending}"
+
+
+B, D, S = "blueprint_separable", "depthwise_separable", "standard"
+WIDE, SAME, TIMED = "techniques", "techniques-at-equal-size", "techniques-in-equal-time"
+AFTER = "-depthwise-after-a-standard-row"
+STRIDE, FLAT, RISING = (arm("mixed", ending) for ending in ("-stride", "-rates-2-2-2", "-rates-1-2-3"))
+
+
+def sized(conv: str) -> str:
+    """An arm of equal size: the mixed network has that size as it is."""
+    return arm(conv, "" if conv == "mixed" else "-equal-size")
+
+
+def timed(conv: str) -> str:
+    return arm(conv, "-equal-time")
+
+
+def muon() -> tuple[str, str, str]:
+    """Muon above SGD and above AdamW with batch norm, and above both with the other norms."""
+    others = [(model(norm), model(norm, name)) for norm in NORMS[1:] for name in OPTIMIZERS[1:]]
+    one, other = (above("models", model(), model("batch", name)) for name in OPTIMIZERS[1:])
+    return one, other, span("models", *others)
+
+
+def batch_norm() -> tuple[str, str, str]:
+    """Batch norm above layer and above group norm with Muon, and above both with the other optimizers."""
+    others = [(model(norm, name), model("batch", name)) for norm in NORMS[1:] for name in OPTIMIZERS[1:]]
+    one, other = (below("models", model(norm), model()) for norm in NORMS[1:])
+    return one, other, losses("models", *others)
+
+
+def readme() -> list[str]:
+    sgd, adamw, both = muon()
+    layer, group, others = batch_norm()
+    return [
+        f"**Muon** is {sgd} points above SGD and {adamw} above AdamW with batch norm, and {both} above them "
+        "with layer and group norm.",
+        f"**Batch norm** is {layer} points above layer norm and {group} above group norm with Muon, {others} "
+        "with the other optimizers",
+        f"with Muon, at most {weak('models', [model(norm) for norm in NORMS])[-1]} of 496.",
+        f"is {below(WIDE, arm(B), arm(S))} points below it, **mixed** a third, and is "
+        f"{below(WIDE, arm('mixed'), arm(S))} below;",
+        f"they are {below(TIMED, timed(B), timed(S))} and {below(TIMED, timed('mixed'), timed(S))} below.",
+        f"With at most 92,538 weights each they are {above(SAME, sized(B), sized(S))} and "
+        f"{above(SAME, sized('mixed'), sized(S))} *above* it; their steps take "
+        f"{times(SAME, sized(B), sized(S))} and {times(SAME, sized('mixed'), sized(S))} times as long.",
+        f"**Depthwise-separable** is {below(WIDE, arm(D), arm(S))} below; a standard first row gives it back "
+        f"{above('additions', arm('mixed', AFTER), arm(D))}.",
+        f"**Dilated** is {below(WIDE, arm('dilated'), arm(S))} below at the same size; instead of a third "
+        f"stride, at the same receptive field, it is {above('dilation-or-stride', FLAT, STRIDE)} above, for "
+        f"{times('dilation-or-stride', FLAT, STRIDE)} times the time.",
+    ]
+
+
+def notebook() -> list[str]:
+    sgd, adamw, both = muon()
+    layer, group, others = batch_norm()
+    by_norm = {norm: (f"dilated-{norm}-muon", f"standard-{norm}-muon") for norm in NORMS_OF_TECHNIQUES}
+    assert all(difference(WIDE, *by_norm[norm]).holds_zero for norm in ("layer", "group"))
+    separable = [(f"{conv}-none-muon", f"{conv}-batch-muon") for conv in (B, D)]
+    penalty = unknown("course-models", model("group", "sgd") + "-L1-6.4e-05", model("group", "sgd"))
+    most = weak("models", [model(norm) for norm in NORMS])[-1]
+    suppressed = weak("models", [model("layer", "adamw")])
+    assert weak("models", [model()])[-1] == 0
+    return [
+        # What made the difference
+        f"With batch norm, Muon is {sgd} points above SGD and {adamw} above AdamW; with layer and group norm "
+        f"by more, {both}. Batch norm is {layer} points above layer norm and {group} above group norm "
+        f"with Muon, and {others} above them with the other optimizers.",
+        f"there are at most {most} with the others",
+        f"Layer norm with AdamW has the most, {suppressed[0]} to {suppressed[-1]},",
+        # Which technique is worth its cost
+        f"the standard network is the most accurate, {accuracy(WIDE, arm(S))}, and the largest. The mixed "
+        f"one has a third of its weights, and is {below(WIDE, arm('mixed'), arm(S))} points below it. "
+        f"Dilating every row that keeps the size of its map costs {below(WIDE, *by_norm['batch'])} points",
+        f"with instance norm it costs {below(WIDE, *by_norm['instance'])}, without a norm "
+        f"{below(WIDE, *by_norm['none'])}, and with layer and group norm no difference was measured.",
+        f"Blueprint-separable is {below(WIDE, arm(B), arm(S))} points below standard, depthwise-separable "
+        f"{below(WIDE, arm(D), arm(S))},",
+        f"with a standard one it gains {above('additions', arm('mixed', AFTER), arm(D))} points",
+        f"costs another {below('additions', arm('mixed', '-dilated-blind'), arm('dilated'))}.",
+        f"Blueprint-separable is {above(SAME, sized(B), sized(S))} points above standard, and mixed "
+        f"{above(SAME, sized('mixed'), sized(S))};",
+        f"takes {times(SAME, sized(B), sized(S))} times as long as the standard one's, and that of the mixed "
+        f"network {times(SAME, sized('mixed'), sized(S))} times.",
+        f"the wide standard network comes first again, {accuracy(TIMED, timed(S))}. Mixed is "
+        f"{below(TIMED, timed('mixed'), timed(S))} points below it, dilated "
+        f"{below(TIMED, timed('dilated'), timed(S))}, blueprint-separable {below(TIMED, timed(B), timed(S))} "
+        f"and depthwise-separable {below(TIMED, timed(D), timed(S))}.",
+        f"gain {above('dilation-or-stride', FLAT, STRIDE)} points at the same receptive field, and the step "
+        f"takes {times('dilation-or-stride', FLAT, STRIDE)} times as long. Dilations of 1, 2, 3 instead of "
+        f"2, 2, 2 gain another {above('dilation-or-stride', RISING, FLAT)}",
+        f"its step takes {percent(WIDE, arm(B), arm(S))} longer; the depthwise-separable one's takes "
+        f"{percent(WIDE, arm(D), arm(S))} less.",
+        f"reach {peak(WIDE, arm(B))} of what the processor can multiply, where the standard network reaches "
+        f"{peak(WIDE, arm(S))}.",
+        f"with no normalization {losses(WIDE, *separable)} points, the standard one "
+        f"{below(WIDE, 'standard-none-muon', arm(S))}.",
+        # Findings
+        f"With batch norm, Muon is {sgd} points above SGD and {adamw} above AdamW. With Muon, batch norm is "
+        f"{layer} above layer norm and {group} above group norm.",
+        f"no effect on accuracy was measured ({penalty} points).",
+        f"is {below(WIDE, arm(B), arm(S))} points below standard. The same two steps in the other order, "
+        f"depthwise-separable, are {below(WIDE, arm(D), arm(S))} below it. With at most 92,538 "
+        f"parameters each, blueprint-separable is {above(SAME, sized(B), sized(S))} points above standard "
+        f"and its step takes {times(SAME, sized(B), sized(S))} times as long; mixed is "
+        f"{above(SAME, sized('mixed'), sized(S))} above it. In equal time standard is first; "
+        f"mixed is {below(TIMED, timed('mixed'), timed(S))} below.",
+        f"gain {above('dilation-or-stride', FLAT, STRIDE)} points, and their step takes "
+        f"{times('dilation-or-stride', FLAT, STRIDE)} times as long. Dilations of 1, 2, 3 instead of 2, 2, 2 "
+        f"gain another {above('dilation-or-stride', RISING, FLAT)} (ten seeds",
+    ]
+
+
+PLACES = {"README.md": readme, "S7_Convolution_Techniques.ipynb": notebook}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_told_of_the_studies_has_the_figures_of_the_records(place):
+    text = said(place)
+    assert [sentence for sentence in PLACES[place]() if sentence not in text] == []
