@@ -224,8 +224,9 @@ def _add_study(commands) -> None:
         help="compare techniques, normalizations and optimizers, each at its best rate",
         description="Train what is missing of these studies: for each arm a search for its learning rate on "
         "held-out images, then a run for each seed. Runs with a record in the folder, or in the published "
-        "results, are not trained again; stopped at any moment, the same command goes on. At the end a table "
-        "is printed for each study. A run takes about a minute on one processor core.",
+        "results, are not trained again (with --again, only those in the folder); stopped at any moment, the "
+        "same command goes on. At the end a table is printed for each study. A run takes about a minute on "
+        "one processor core.",
     )
     parser.add_argument("names", nargs="+", choices=STUDIES, metavar="NAME", help=", ".join(STUDIES))
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder for the results")
@@ -237,6 +238,9 @@ def _add_study(commands) -> None:
         "--measure",
         action="store_true",
         help="train nothing; measure what each arm costs, on an idle machine, and keep it in OUT/bench",
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="train also what the published results have, to compare"
     )
     parser.add_argument(
         "--processes",
@@ -259,7 +263,8 @@ def _study(options: argparse.Namespace) -> int:
         records = Records(options.out, PUBLISHED)
     else:
         settings |= {"root": options.root, "processes": options.processes}
-        records = carry_out(studies, options.out, published=PUBLISHED, **settings)
+        published = None if options.again else PUBLISHED
+        records = carry_out(studies, options.out, published=published, **settings)
     beside = Measurements.load(options.out if options.measure else PUBLISHED)
     for study in studies:
         tables = {"": arms_table(study, records, beside), "-differences": differences_table(study, records)}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 
 from lab.costs import Cost, costs
-from lab.grid import Family, Records, Study, best_of
+from lab.grid import Family, Records, Side, Study, best_of
 from lab.maps import Inside
 from lab.measurements import Labels, Measurements
 from lab.pictures import NOTHING, differences_by_class, in_words, pictures, same_epochs
@@ -122,7 +122,7 @@ def differences_table(
 
 def _most_changed(
     study: Study, family: Family, records: Records, labels: Labels
-) -> dict[tuple[str, str], str]:
+) -> dict[tuple[Side, Side], str]:
     by_class = differences_by_class(study, family, records, labels)
     found = {}
     for pair in by_class[0]:

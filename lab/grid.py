@@ -6,7 +6,8 @@ moment, continued anywhere, and enlarged later. An arm that occurs in several st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -45,11 +46,18 @@ class Trial(NamedTuple):
     seeds: int = 1
 
 
+Side = str | tuple[str, str]  # the accuracy of an arm, or the difference between two, by label
+
+
 class Family(NamedTuple):
-    """Comparisons that answer one question: pairs of arms, whose intervals hold together with 95 %."""
+    """Comparisons that answer one question: pairs of arms, whose intervals hold together with 95 %.
+
+    The difference is that of the first one's accuracy minus the other's. A side that is itself a pair of arms
+    stands for their difference, so that differences can be compared, too.
+    """
 
     name: str
-    pairs: tuple[tuple[str, str], ...]  # labels; the difference is the first one's accuracy minus the other's
+    pairs: tuple[tuple[Side, Side], ...]
 
 
 @dataclass(frozen=True)
@@ -89,13 +97,15 @@ class Study:
         as_integer("more_seeds", self.more_seeds, 0)
         as_integer("held_out", self.held_out, 1)
         as_integer("trial_seeds", self.trial_seeds, 1)
-        for label in {label for pair in self.pairs for label in pair}:
-            self[label]  # raises for an unknown one
+        for side in {side for family in self.families for pair in family.pairs for side in pair}:
+            for label in _labels(side):
+                self[label]  # raises for an unknown one
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """All pairs of arms that are compared."""
-        return [pair for family in self.families for pair in family.pairs]
+        """All pairs of arms that are compared; not those of differences."""
+        pairs = [pair for family in self.families for pair in family.pairs]
+        return [(one, other) for one, other in pairs if isinstance(one, str) and isinstance(other, str)]
 
     def __getitem__(self, label: str) -> Experiment:
         """The arm of that label. Raises ValueError for an unknown one."""
@@ -182,6 +192,18 @@ class Study:
             found += trials or [run for run in self.runs(arm, records) if records.find(run) is None]
         return sorted(found, key=lambda run: (not run.validation, run.seed))  # searches, then seed by seed
 
+    def left(self, records: Records) -> dict[str, Experiment]:
+        """All runs that are missing, as far as that is known, by their file's name.
+
+        An arm whose search goes on will have as many runs as the study has seeds, at a rate that is not known
+        yet; more of either may follow.
+        """
+        found = {run.stem: run for run in self.missing(records)}
+        for arm in self.arms:
+            if self.search(arm, records)[1]:
+                found |= {(run := replace(arm, seed=seed)).stem: run for seed in range(self.seeds)}
+        return found
+
     def results(self, records: Records) -> dict[str, list[History]]:
         """The finished runs of each arm, by its label."""
         return {arm.label: self._finished(arm, records) for arm in self.arms}
@@ -196,8 +218,8 @@ class Study:
 
     def differences(
         self, family: Family, records: Records, images: np.ndarray | None = None, parts: int = 1
-    ) -> dict[tuple[str, str], Estimate]:
-        """For each pair of a family the difference in test accuracy, over the seeds that both arms have.
+    ) -> dict[tuple[Side, Side], Estimate]:
+        """For each pair of a family the difference in test accuracy, over the seeds that its arms have.
 
         The runs are paired by seed, and their images one by one. The intervals of the family hold together
         with 95 % (Bonferroni). images: bool (images,), those that count; None is all. parts: into so many
@@ -205,9 +227,10 @@ class Study:
         common seed are left out.
         """
         confidence = 1 - 0.05 / (len(family.pairs) * parts)
-        results, found = self.results(records), {}
+        rights = {label: _rights(runs) for label, runs in self.results(records).items()}
+        found = {}
         for one, other in family.pairs:
-            here, there = _rights(results[one]), _rights(results[other])
+            here, there = (_by_seed(side, rights) for side in (one, other))
             if seeds := [seed for seed in here if seed in there]:
                 values = np.stack([here[seed] - there[seed] for seed in seeds])
                 found[one, other] = estimate(values if images is None else values[:, images], confidence)
@@ -226,23 +249,41 @@ class Study:
                 pairs[label] = np.stack([here[seed] - found[seed] for seed in seeds])
         return {label: estimate(values, 1 - 0.05 / len(pairs)) for label, values in pairs.items()}
 
-    def differences_by_epoch(self, family: Family, records: Records) -> dict[tuple[str, str], list[Estimate]]:
+    def differences_by_epoch(
+        self, family: Family, records: Records
+    ) -> dict[tuple[Side, Side], list[Estimate]]:
         """For each pair of a family the difference in test accuracy after each epoch both arms have.
 
         The runs are paired by seed; the intervals are over seeds only, and hold together as in `differences`.
         """
         confidence = 1 - 0.05 / len(family.pairs)
-        results, found = self.results(records), {}
+        results = self.results(records)
+        curves = {label: {run.seed: np.array(run.accuracy) for run in results[label]} for label in results}
+        found = {}
         for one, other in family.pairs:
-            here, there = ({run.seed: run.accuracy for run in results[label]} for label in (one, other))
+            here, there = (_by_seed(side, curves) for side in (one, other))
             if seeds := [seed for seed in here if seed in there]:
-                epochs = zip(*(_minus(here[seed], there[seed]) for seed in seeds), strict=False)
+                epochs = zip(*(_minus(here[seed], there[seed]).tolist() for seed in seeds), strict=False)
                 found[one, other] = [Estimate(*interval(values, confidence), len(seeds)) for values in epochs]
         return found
 
 
-def _minus(here: Sequence[float], there: Sequence[float]) -> list[float]:
-    return [one - other for one, other in zip(here, there, strict=False)]
+def _labels(side: Side) -> tuple[str, ...]:
+    return (side,) if isinstance(side, str) else side
+
+
+def _by_seed(side: Side, values: Mapping[str, Mapping[int, np.ndarray]]) -> Mapping[int, np.ndarray]:
+    """What a side has for each seed: the values of its arm, or the difference between those of its two."""
+    if isinstance(side, str):
+        return values[side]
+    here, there = (values[label] for label in side)
+    return {seed: _minus(here[seed], there[seed]) for seed in here if seed in there}
+
+
+def _minus(here: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """The difference, as far as both reach."""
+    length = min(len(here), len(there))
+    return here[:length] - there[:length]
 
 
 def _rights(runs: Iterable[History]) -> dict[int, np.ndarray]:
@@ -319,9 +360,11 @@ def carry_out(
     """
     studies = list(studies)
     records = Records(out, *([] if published is None else [published]))
-    lost = 0
+    lost, done, began = 0, 0, time.monotonic()
     while todo := _unique(run for study in studies for run in study.missing(records)):
-        print(f"{len(todo)} runs can be trained now", file=progress_stream())
+        left = len({stem for study in studies for stem in study.left(records)})
+        pace = f", about {left * (time.monotonic() - began) / done / 60:.0f} minutes" if done else ""
+        print(f"{len(todo)} runs can be trained now, of {left} or more{pace}", file=progress_stream())
         with _workers(executor, processes, len(todo)) as workers:
             try:
                 run_all([replace(run, dtype=dtype) for run in todo], out, executor=workers, **options)
@@ -333,6 +376,7 @@ def carry_out(
                 lost = 1 if ended else lost + 1
                 if executor is not None or lost > LOST:
                     raise
+        done += sum(records.find(run) is not None for run in todo)
     return records
 
 

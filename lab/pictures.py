@@ -16,7 +16,7 @@ from lab import figures
 from lab.costs import costs
 from lab.data import CIFAR_10
 from lab.experiment import Experiment
-from lab.grid import Family, Records, Study, best_of
+from lab.grid import Family, Records, Side, Study, best_of
 from lab.measurements import Labels, Measurements
 from lab.statistics import Estimate
 from lab.studies import OPTIMIZER_NAMES, difference_title, norm_name, titles
@@ -221,7 +221,7 @@ def classes_picture(study: Study, records: Records, labels: Labels) -> Axes:
 
 def differences_by_class(
     study: Study, family: Family, records: Records, labels: Labels
-) -> list[dict[tuple[str, str], Estimate]]:
+) -> list[dict[tuple[Side, Side], Estimate]]:
     """What `Study.differences` finds for the test images of each class alone.
 
     The intervals hold together over all pairs and classes (Bonferroni).

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.experiment import Experiment
-from lab.grid import Family, Records, Study
+from lab.grid import Family, Records, Side, Study
 from lab.measurements import Measurements
 from lab.recipes import RECIPES, Recipe
 from model import CONVS, NORMS, STAGES, Row
@@ -66,11 +66,19 @@ def titles(arms: Iterable[Experiment]) -> dict[str, str]:
     }
 
 
-def difference_title(arms: Iterable[Experiment], one: str, other: str) -> str:
+def difference_title(arms: Iterable[Experiment], one: Side, other: Side) -> str:
     """What a table calls the difference between two arms: what each has alone, then what they share.
 
-    one, other: labels. What all the arms share is left out.
+    one, other: labels. What all the arms share is left out. For a difference between differences, both in
+    brackets.
     """
+    arms = list(arms)
+    if not isinstance(one, str) or not isinstance(other, str):
+        named = (
+            titles(arms)[side] if isinstance(side, str) else difference_title(arms, *side)
+            for side in (one, other)
+        )
+        return " minus ".join(f"[{name}]" for name in named)
     parts = {arm.label: _parts(arm) for arm in arms}
     differ = [len(set(column)) > 1 for column in zip(*parts.values(), strict=True)]
     pairs = [
@@ -241,7 +249,7 @@ EQUAL_SIZE = Study(
 )
 
 # So many epochs of steps on images of 32 pixels take the same time, up to 5 %, as measured in
-# results/study/bench. With the smaller images that come first, the last three take 10 % less than the first two.
+# results/study/bench. With the smaller images that come first, the last three take 10 % less than the others.
 EPOCHS = {"standard": 8, "dilated": 8, "depthwise_separable": 9, "blueprint_separable": 7, "mixed": 9}
 
 _TIMED = {conv: arm(conv, label="equal-time", epochs=epochs) for conv, epochs in EPOCHS.items()}
@@ -339,6 +347,17 @@ BATCH_SIZES = Study(
         Family(
             "batches of 8 against 256",
             tuple((_SMALL[norm].label, _MODELS[norm, "muon"].label) for norm in COURSE_NORMS),
+        ),
+        Family(
+            "whether batch norm loses more",
+            tuple(
+                (
+                    (_SMALL["batch"].label, _MODELS["batch", "muon"].label),
+                    (_SMALL[norm].label, _MODELS[norm, "muon"].label),
+                )
+                for norm in COURSE_NORMS
+                if norm != "batch"
+            ),
         ),
     ],
 )

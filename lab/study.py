@@ -56,6 +56,9 @@ def run_all(
         )
     if executor is None:
         return _in_turn(experiments, out, progress=progress, **options)
+    out = Path(out).absolute()  # a worker may have another current folder
+    if options.get("root") is not None:
+        options["root"] = Path(options["root"]).absolute()
     with_teacher = {each.teacher.stem: each for each in experiments if each.teacher is not None}
     futures: list[Future] = []
     try:

@@ -129,6 +129,22 @@ def test_a_difference_is_paired_by_seed_and_image_and_corrected_for_the_comparis
     assert found == estimate(values, 1 - 0.05 / 2)
 
 
+def test_differences_are_compared_seed_by_seed_and_image_by_image(records):
+    pair = (("a", "b"), ("c", "b"))
+    study = replace(STUDY, families=[Family("which is further above", (pair,))])
+    rights = {
+        label: [run.rights().astype(int) for run in runs] for label, runs in study.results(records).items()
+    }
+    values = np.stack([(a - b) - (c - b) for a, b, c in zip(*(rights[x] for x in "abc"), strict=True)])
+    assert study.differences(study.families[0], records) == {pair: estimate(values)}
+    (epochs,) = study.differences_by_epoch(study.families[0], records).values()
+    assert [each.mean for each in epochs] == [pytest.approx(values.mean())]
+    assert study.close(records) == []  # more seeds are for arms
+    assert differences_table(study, records).rows[0][0] == "[a minus b] minus [c minus b]"
+    with pytest.raises(ValueError, match="unknown arm 'd'"):
+        replace(STUDY, families=[Family("wrong", ((("a", "d"), ("c", "b")),))])
+
+
 def test_differences_epoch_by_epoch_have_intervals_over_the_seeds(records):
     family = STUDY.families[0]
     found = STUDY.differences_by_epoch(family, records)["a", "b"]

@@ -230,6 +230,13 @@ def test_every_arm_of_our_studies_can_be_built_and_is_searched_from_its_rate(nam
     assert len(study.missing(Records(tmp_path))) == 3 * len(study.arms)
 
 
+def test_what_is_left_counts_the_runs_after_a_search(tmp_path):
+    study = a_study(an_arm(), an_arm("b"), seeds=2)
+    assert len(study.left(Records(tmp_path))) == 2 * (3 + 2)
+    searched(tmp_path, study, {0.05: 0.1, 0.1: 0.3, 0.2: 0.2})  # of the first arm
+    assert len(study.left(Records(tmp_path))) == 2 + (3 + 2)
+
+
 # ---- Carrying it out -------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from lab.commands import main
 from lab.data import STAND_IN_CLASSES, load_dataset, loaders_from, stand_in
 from lab.download import DownloadFailed
 from lab.experiment import ABLATIONS, PREPROCESSING, Experiment
-from lab.grid import Family, Study
+from lab.grid import Family, Study, carry_out
 from lab.interrupts import Interrupted, Terminated
 from lab.recipes import RECIPES, Recipe
 from lab.records import History
@@ -565,6 +565,19 @@ def test_a_study_is_trained_once_and_its_tables_are_printed_and_written(capsys, 
     status, out, _ = run(capsys, "findings", tmp_path, "--write")
     assert "batch minus group: " in out
     assert "## small" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_is_published_is_trained_again_only_when_asked(capsys, tmp_path, monkeypatch, again):
+    study = a_small_study(monkeypatch)
+    published = tmp_path / "published"
+    carry_out([study], published, device="cpu", progress=False)
+    monkeypatch.setattr("lab.commands.PUBLISHED", published)
+    out = tmp_path / "out"
+    asked = ("study", "small", "--processes", 1, "--out", out, "--device", "cpu")
+    assert run(capsys, *asked, *(["--again"] if again else []))[0] == 0
+    records = [path.name for path in out.glob("*.json")]
+    assert sorted(records) == (sorted(path.name for path in published.glob("*.json")) if again else [])
 
 
 def test_a_study_that_is_unknown_and_a_folder_that_is_none_are_errors(capsys, tmp_path):
