@@ -142,7 +142,9 @@ def costs(result: Mapping[str, Any], arms: Iterable[Experiment]) -> dict[str, Co
 
 
 def _step(result: Mapping[str, Any], arm: Experiment) -> float:
-    """The mean time of a training step in seconds, over the sizes of the recipe; nan if one was not timed."""
+    """The mean time of a training step in seconds, over the sizes of the recipe; nan if it was not timed."""
+    if arm.recipe.batch_size != result["batch_size"]:
+        return math.nan
     network, seconds = network_key(arm), 0.0
     for scale, share in arm.recipe.size_shares().items():
         times = result.get(_training(_side(scale)), {}).get(network, [math.nan])

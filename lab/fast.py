@@ -97,7 +97,12 @@ def dilated_depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:  # (N, C, H, W) -> 
     if x.device.type != "cpu" or x.ndim != 4 or not torch.is_grad_enabled():
         return nn.Conv2d.forward(conv, x)
     (down, across), (height, width) = conv.dilation, x.shape[2:]
-    x = F.pad(x, (0, -width % across, 0, -height % down)).permute(0, 2, 3, 1)  # (N, H, W, C)
+    # Maps that are smaller than the kernel are computed ten times as slowly, so these are made as large.
+    high, wide = (
+        step * max(side, -(-length // step))
+        for side, step, length in zip(conv.kernel_size, conv.dilation, (height, width), strict=True)
+    )
+    x = F.pad(x, (0, wide - width, 0, high - height)).permute(0, 2, 3, 1)  # (N, H, W, C)
     shape = (len(x), x.shape[1] // down, down, x.shape[2] // across, across, x.shape[3])
     maps = x.reshape(shape).permute(0, 2, 4, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
     padding = [side // 2 for side in conv.kernel_size]

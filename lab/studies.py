@@ -249,7 +249,7 @@ EQUAL_SIZE = Study(
 )
 
 # So many epochs of steps on images of 32 pixels take the same time, up to 5 %, as measured in
-# results/study/bench. With the smaller images that come first, the last three take 10 % less than the others.
+# results/study/bench. With the smaller images that come first, the last three take 5 to 10 % less.
 EPOCHS = {"standard": 8, "dilated": 8, "depthwise_separable": 9, "blueprint_separable": 7, "mixed": 9}
 
 _TIMED = {conv: arm(conv, label="equal-time", epochs=epochs) for conv, epochs in EPOCHS.items()}

@@ -12,7 +12,7 @@ from lab.experiment import Experiment
 from lab.recipes import Recipe
 from model import Net, describe
 
-RECIPE = Recipe(epochs=1, net={"width": 0.25})
+RECIPE = Recipe(epochs=1, batch_size=8, net={"width": 0.25})
 ARMS = [
     Experiment("a", RECIPE),
     Experiment("a again", replace(RECIPE, lr=0.5)),
@@ -42,25 +42,27 @@ def test_each_network_is_measured_once_and_every_arm_has_its_cost(measured, tmp_
 
 def test_a_cost_is_the_median_for_an_image_and_the_share_of_the_fastest_product(measured):
     made = measured | {
-        "batch_size": 10,
+        "batch_size": 8,
         "train": {A: [3.0, 1.0, 2.0]},
         "forward": {A: [0.5, 0.4, 0.6]},
         "product": {"100": [1.0, 0.5], "200": [8.0]},  # 4e6 and 2e6 operations a second
         "flops": {A: 2_000_000},
         "memory": {A: 77},
     }
-    # All its steps are on images of 32 pixels: 5,000 steps of 2 seconds.
-    assert costs.costs(made, ARMS)["a"] == costs.Cost(2e5, 5e4, 77, 0.25, 10_000)
+    # All its steps are on images of 32 pixels: 6,250 steps of 2 seconds.
+    assert costs.costs(made, ARMS)["a"] == costs.Cost(2.5e5, 6.25e4, 77, 0.25, 12_500)
     assert "b" not in costs.costs(made, ARMS)
 
 
 def test_the_time_of_a_training_counts_each_image_size_by_its_share(measured):
     arm = Experiment("small first", replace(RECIPE, epochs=3, image_sizes=((0.0, 0.75), (0.6, 1.0))))
-    made = measured | {"batch_size": 10, "train": {A: [3.0, 1.0, 2.0]}}
+    made = measured | {"batch_size": 8, "train": {A: [3.0, 1.0, 2.0]}}
     assert math.isnan(costs.costs(made, [arm])[arm.label].run_seconds)  # the smaller size was not timed
     made["train at 24 pixels"] = {A: [1.0]}
-    seconds = 3 * 5_000 * (0.6 * 1.0 + 0.4 * 2.0)
+    seconds = 3 * 6_250 * (0.6 * 1.0 + 0.4 * 2.0)
     assert costs.costs(made, [arm])[arm.label].run_seconds == pytest.approx(seconds)
+    other = replace(arm, recipe=replace(arm.recipe, batch_size=5))  # whose steps were not timed
+    assert math.isnan(costs.costs(made, [other])[arm.label].run_seconds)
 
 
 def test_a_step_is_timed_at_every_size_of_the_recipe(monkeypatch):

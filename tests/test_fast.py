@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import nn
 
@@ -79,6 +80,27 @@ def test_the_faster_depthwise_convolution_has_the_values_and_gradients_of_torchs
     images = torch.randn(3, 6, 11, 14).double()  # neither stride nor dilation divides the sizes
     assert_agrees(conv, images)
     assert_agrees(conv, images[0])  # a single image, without a batch
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "dilation", "size"), [(3, 3, (6, 6)), (5, 2, (4, 9)), (3, 4, (8, 3))]
+)
+def test_a_dilated_convolution_never_walks_maps_smaller_than_its_kernel(
+    monkeypatch, kernel_size, dilation, size
+):
+    conv, images = depthwise(kernel_size, 1, dilation).double(), torch.randn(2, 6, *size).double()
+    assert_agrees(conv, images)
+    walked, convolve = [], F.conv2d
+
+    def spy(maps, *arguments, **options):
+        walked.append(min(maps.shape[2:]))
+        return convolve(maps, *arguments, **options)
+
+    monkeypatch.setattr("lab.fast.F.conv2d", spy)
+    with fast_layers(nn.Sequential(conv), "cpu"):
+        conv(images)
+    assert len(walked) == 1
+    assert walked[0] >= kernel_size
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,10 @@ def timed(conv: str) -> str:
     return arm(conv, "-equal-time")
 
 
+def after(optimizer: str) -> str:
+    return f"{model('batch', optimizer)}-activation-after-the-sum"
+
+
 def muon() -> tuple[str, str, str]:
     """Muon above SGD and above AdamW with batch norm, and above both with the other norms."""
     others = [(model(norm), model(norm, name)) for norm in NORMS[1:] for name in OPTIMIZERS[1:]]
@@ -186,6 +190,8 @@ def notebook() -> list[str]:
         f"with Muon, and {others} above them with the other optimizers.",
         f"there are at most {most} with the others",
         f"Layer norm with AdamW has the most, {suppressed[0]} to {suppressed[-1]},",
+        f"SGD gains {above('additions', after('sgd'), model('batch', 'sgd'))} points, and with Muon no difference "
+        f"was measured, {unknown('additions', after('muon'), model())}",
         # Which technique is worth its cost
         f"the standard network is the most accurate, {accuracy(WIDE, arm(S))}, and the largest. The mixed "
         f"one has a third of its weights, and is {below(WIDE, arm('mixed'), arm(S))} points below it. "
