@@ -190,8 +190,8 @@ def notebook() -> list[str]:
         f"with Muon, and {others} above them with the other optimizers.",
         f"there are at most {most} with the others",
         f"Layer norm with AdamW has the most, {suppressed[0]} to {suppressed[-1]},",
-        f"SGD gains {above('additions', after('sgd'), model('batch', 'sgd'))} points, and with Muon no difference "
-        f"was measured, {unknown('additions', after('muon'), model())}",
+        f"SGD gains {above('additions', after('sgd'), model('batch', 'sgd'))} points, and with Muon no "
+        f"difference was measured, {unknown('additions', after('muon'), model())}",
         # Which technique is worth its cost
         f"the standard network is the most accurate, {accuracy(WIDE, arm(S))}, and the largest. The mixed "
         f"one has a third of its weights, and is {below(WIDE, arm('mixed'), arm(S))} points below it. "
