@@ -110,4 +110,5 @@ def dilated_depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:  # (N, C, H, W) -> 
     large = max(conv.kernel_size) > 3
     maps = _wide(conv, maps, convolve) if large else convolve(maps, conv.weight, conv.bias)
     maps = maps.permute(0, 2, 3, 1).unflatten(0, (len(x), down, across)).permute(0, 3, 1, 4, 2, 5)
-    return maps.reshape(x.shape).permute(0, 3, 1, 2)[:, :, :height, :width]
+    maps = maps.reshape(x.shape).permute(0, 3, 1, 2)[:, :, :height, :width]
+    return maps.contiguous(memory_format=torch.channels_last)  # a copy, if pixels were added

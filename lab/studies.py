@@ -248,7 +248,7 @@ EQUAL_SIZE = Study(
     _families(_EQUAL),
 )
 
-# So many epochs of steps on images of 32 pixels take the same time, up to 5 %, as measured in
+# So many epochs of steps on images of 32 pixels take about the same time, as measured in
 # results/study/bench. With the smaller images that come first, the last three take 5 to 10 % less.
 EPOCHS = {"standard": 8, "dilated": 8, "depthwise_separable": 9, "blueprint_separable": 7, "mixed": 9}
 
