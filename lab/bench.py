@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -120,7 +121,7 @@ def alternate(tasks: Mapping[Key, Timing], rounds: int, limit: float = math.inf)
             if done and (time.perf_counter() - began) * (done + 1) / done > limit:
                 break
             for (*path, last), task in tasks.items():
-                bar.set_description(" ".join((*path, last)))
+                bar.set_description(shorten(" ".join((*path, last)), 50, placeholder=" ..."))
                 inner = times
                 for part in path:
                     inner = inner.setdefault(part, {})
