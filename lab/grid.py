@@ -192,16 +192,16 @@ class Study:
             found += trials or [run for run in self.runs(arm, records) if records.find(run) is None]
         return sorted(found, key=lambda run: (not run.validation, run.seed))  # searches, then seed by seed
 
-    def left(self, records: Records) -> dict[str, Experiment]:
-        """All runs that are missing, as far as that is known, by their file's name.
+    def left(self, records: Records) -> set[str]:
+        """The names of all runs that are missing, as far as that is known.
 
         An arm whose search goes on will have as many runs as the study has seeds, at a rate that is not known
         yet; more of either may follow.
         """
-        found = {run.stem: run for run in self.missing(records)}
+        found = {run.stem for run in self.missing(records)}
         for arm in self.arms:
             if self.search(arm, records)[1]:
-                found |= {(run := replace(arm, seed=seed)).stem: run for seed in range(self.seeds)}
+                found |= {replace(arm, seed=seed).stem for seed in range(self.seeds)}
         return found
 
     def results(self, records: Records) -> dict[str, list[History]]:
@@ -362,7 +362,7 @@ def carry_out(
     records = Records(out, *([] if published is None else [published]))
     lost, done, began = 0, 0, time.monotonic()
     while todo := _unique(run for study in studies for run in study.missing(records)):
-        left = len({stem for study in studies for stem in study.left(records)})
+        left = len(set().union(*(study.left(records) for study in studies)))
         pace = f", about {left * (time.monotonic() - began) / done / 60:.0f} minutes" if done else ""
         print(f"{len(todo)} runs can be trained now, of {left} or more{pace}", file=progress_stream())
         with _workers(executor, processes, len(todo)) as workers:

@@ -922,6 +922,16 @@ def test_comparison_bars_are_the_values():
     assert top > bottom  # the first row is the uppermost
 
 
+def test_comparison_shows_the_time_of_whole_trainings_only_if_all_have_one():
+    rows = [row | {"seconds": seconds} for row, seconds in zip(comparison_rows(), (70, 81.6), strict=True)]
+    ax = figures.plot_comparison(rows, dataset=DATASET).axes[-1]
+    assert ax.get_xlabel() == "time of a training [s]"
+    assert [text.get_text() for text in ax.texts] == ["70 s", "82 s"]
+    del rows[1]["seconds"]
+    ax = figures.plot_comparison(rows, dataset=DATASET).axes[-1]
+    assert ax.get_xlabel() == "training time [µs per image]"
+
+
 def test_comparison_shows_intervals_where_they_are_known():
     rows = [row | {"half": 0.0125} for row in comparison_rows()]
     ax = figures.plot_comparison(rows, dataset=DATASET, title="mine").axes[0]
