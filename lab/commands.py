@@ -293,7 +293,8 @@ def _add_findings(commands) -> None:
     parser.add_argument(
         "--networks",
         type=Path,
-        help="a folder with the trained networks: look inside them, on test images, and keep what is found",
+        help="a folder with trained networks: look inside them, on test images, and keep what is found, with "
+        "what is known of others",
     )
     parser.add_argument("--root", type=Path, help="the folder that holds cifar-10-batches-py")
 
@@ -313,7 +314,9 @@ def _findings(options: argparse.Namespace) -> int:
     if options.networks is not None:
         data = load_dataset("cifar10", options.root)
         Labels(data.classes, data.test_labels.numpy()).save(options.folder / LABELS)
-        save_looks(look_inside(STUDIES.values(), records, options.networks, data), options.folder)
+        known = Measurements.load(options.folder).inside
+        looks = look_inside(STUDIES.values(), records, options.networks, data, known)
+        save_looks(looks, options.folder)
     if options.write:
         beside = Measurements.load(options.folder)
         text = page(STUDIES, records, beside, Records(options.folder / AGAIN))

@@ -54,11 +54,16 @@ def _read(path: str | Path, what: str, made: Callable[[dict], Read]) -> Read | N
 
 
 def look_inside(
-    studies: Iterable[Study], records: Records, networks: str | Path, data: Dataset
+    studies: Iterable[Study],
+    records: Records,
+    networks: str | Path,
+    data: Dataset,
+    known: Mapping[str, Inside] | None = None,
 ) -> dict[str, Inside]:
     """Look inside the trained networks of the studies' finished runs, on the first test images of `data`.
 
-    networks: the folder with their files. Runs without a file are left out.
+    networks: the folder with their files. known: earlier looks, which are kept for runs without a file there.
+    Runs with neither are left out.
     """
     runs = {run.stem: run for study in studies for arm in study.arms for run in study.runs(arm, records)}
     found = {}
@@ -67,6 +72,8 @@ def look_inside(
         if path.exists():
             net = Net.load(path)
             found[stem] = inside(net, net.transform(data.test_images[:LOOKED_AT]))
+        elif known and stem in known:
+            found[stem] = known[stem]
     return found
 
 

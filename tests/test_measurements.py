@@ -38,6 +38,11 @@ def test_networks_of_finished_runs_are_looked_at_and_the_looks_are_kept(tmp_path
     save_looks(found, tmp_path)
     assert Measurements.load(tmp_path).inside == found
     assert look_inside([study], Records(tmp_path), tmp_path / "none", data) == {}
+    # A run whose file is not at hand keeps what was seen of it; of other runs nothing is kept.
+    earlier = {"a-limit-128-seed0": Inside(1, 2, 0.5), "of no study": Inside(3, 4, 0.5)}
+    kept = {"a-limit-128-seed0": Inside(1, 2, 0.5)}
+    assert look_inside([study], records, tmp_path / "none", data, earlier) == kept
+    assert look_inside([study], records, tmp_path, data, earlier) == found
 
 
 def test_a_file_with_other_looks_is_named(tmp_path):
