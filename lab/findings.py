@@ -254,7 +254,8 @@ def page(
         parts += [
             f"## {study.name}",
             study.question,
-            f"From {len(runs)} runs on all training images, {_made_on(runs)}. {in_words(study, records)}",
+            f"From {len(runs)} runs on all training images, {_made_on(runs)}, at rates that were searched "
+            f"{_made_on(_searched(study, records))}. {in_words(study, records)}",
             arms_table(study, records, beside).markdown(),
             compared.markdown(),
             *_by_epoch(study, records),
@@ -280,6 +281,13 @@ def _again(study: Study, records: Records, again: Records | None, told: Containe
         made = _made_on(run for run in found if run is not None)
         yield f"The same runs were made again {made}. Accuracy here minus accuracy there:"
         yield compared.markdown()
+
+
+def _searched(study: Study, records: Records) -> list[History]:
+    """The runs that the rates were chosen from."""
+    tried = ((arm, trial) for arm in study.arms for trial in study.search(arm, records)[0])
+    runs = (study.trial(arm, trial.lr, seed) for arm, trial in tried for seed in range(trial.seeds))
+    return [found for run in runs if (found := records.find(run))]
 
 
 def _made_on(runs: Iterable[History]) -> str:

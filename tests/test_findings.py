@@ -238,7 +238,8 @@ def test_what_has_no_run_is_in_no_table_and_not_on_the_page(tmp_path):
 def test_the_page_has_the_tables_of_a_study_and_its_number_of_runs(records):
     found = page({"mine": STUDY}, records)
     assert (
-        "## mine\n\nWhich?\n\nFrom 9 runs on all training images, on P in float32. The highest is " in found
+        "## mine\n\nWhich?\n\nFrom 9 runs on all training images, on P in float32, at rates that were "
+        "searched on P in float32. The highest is " in found
     )
     assert arms_table(STUDY, records).markdown() in found
     assert differences_table(STUDY, records).markdown() in found
