@@ -9,15 +9,15 @@ import torch
 
 from lab.checks import as_choice
 from lab.explain import footprint
-from lab.grid import best_of
+from lab.grid import STEP, best_of
 from lab.studies import MODELS, published
 from model import NORMS, STAGES, Net, conv_block, count_parameters, describe
 
 CHANNELS = 32, 96  # input and output
-SUM = 9  # of three rates: they read 19x19 pixels
+SUM = 9  # of three dilations: they read 19x19 pixels
 FIELD = 75  # pixels
 BUDGET = 50_000  # parameters
-FACTOR = 4.0  # within which a learning rate is right
+FACTOR = 4.0  # so far below the best, a learning rate is still right
 
 
 class Exercise(NamedTuple):
@@ -75,7 +75,9 @@ def _dilation(answer: Any) -> str | None:
 def _norms(answer: Any) -> str | None:
     named = {as_choice("norm", name, NORMS) for name in ([answer] if isinstance(answer, str) else answer)}
     wrong = named ^ {norm for norm in NORMS if _keeps_logits(Net(norm))}
-    return f"look again at {', '.join(sorted(wrong))}" if wrong else None
+    if not wrong:
+        return None
+    return f"{len(wrong)} of the five are wrong; what becomes of mean and deviation when x is doubled?"
 
 
 def _keeps_logits(net: Net) -> bool:
@@ -97,14 +99,14 @@ def _width(answer: Any) -> str | None:
 def _lr(answer: Any) -> str | None:
     arm = MODELS["mixed-batch-sgd"]
     best = best_of(MODELS.search(arm, published())[0]).lr
-    if best / FACTOR <= answer <= best * FACTOR:
+    if best / FACTOR <= answer <= best * STEP:  # a rate that is too high does more harm
         return None
-    return "it is far too low" if answer < best else "it is far too high"
+    return "it is far too low" if answer < best else "it is too high"
 
 
 EXERCISES: dict[int, Exercise] = {
     1: Exercise("a number of weights", _weights),
-    2: Exercise(f"three rates of sum {SUM}, such as (3, 3, 3)", _rates),
+    2: Exercise(f"three dilations of sum {SUM}, such as (3, 3, 3)", _rates),
     3: Exercise("a dilation, such as 2", _dilation),
     4: Exercise(f"a set of some of {', '.join(NORMS)}", _norms),
     5: Exercise("a width, such as 1.25", _width),
