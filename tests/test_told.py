@@ -13,6 +13,7 @@ from lab.studies import STUDIES, measured, published
 HERE = Path(__file__).resolve().parent.parent
 OPTIMIZERS = ("muon", "sgd", "adamw")
 NORMS = ("batch", "layer", "group")
+NUMBERS = ("", "first", "second", "third", "fourth")
 NORMS_OF_TECHNIQUES = (*NORMS, "instance", "none")
 
 
@@ -36,6 +37,17 @@ def difference(study: str, one: str, other: str) -> Estimate:
         if (one, other) in family.pairs:
             return STUDIES[study].differences(family, published())[one, other]
     raise ValueError(f"{study} does not compare {one} with {other}")
+
+
+def lower_from(study: str, *pairs: tuple[str, str]) -> int:
+    """The first epoch from which on the first of each pair is lower than the other by more than chance."""
+    found = []
+    for pair in pairs:
+        (family,) = [family for family in STUDIES[study].families if pair in family.pairs]
+        epochs = STUDIES[study].differences_by_epoch(family, published())[pair]
+        found.append(1 + max((n for n, each in enumerate(epochs, 1) if each.mean + each.half > 0), default=0))
+    assert len(set(found)) == 1, f"not from the same epoch on: {dict(zip(pairs, found, strict=True))}"
+    return found[0]
 
 
 def above(study: str, one: str, other: str) -> str:
@@ -100,6 +112,13 @@ def peak(study: str, label: str) -> str:
     return f"{100 * costs(measured().costs or {}, STUDIES[study].arms)[label].share_of_peak:.0f} %"
 
 
+def seconds() -> str:
+    """The least and the most time that a training in equal time takes."""
+    found = costs(measured().costs or {}, STUDIES[TIMED].arms).values()
+    times = sorted(each.run_seconds for each in found)
+    return f"{times[0]:.0f} to {times[-1]:.0f} s"
+
+
 def weak(study: str, labels: list[str], maps: int = 496) -> list[int]:
     """Weak maps of the arms' networks, over all seeds of the study, from the fewest to the most."""
     runs = [run for label in labels for run in STUDIES[study].results(published())[label]]
@@ -161,12 +180,13 @@ def readme() -> list[str]:
         f"with Muon, at most {weak('models', [model(norm) for norm in NORMS])[-1]} of 496.",
         f"is {below(WIDE, arm(B), arm(S))} points below it, **mixed** a third, and is "
         f"{below(WIDE, arm('mixed'), arm(S))} below;",
-        f"they are {below(TIMED, timed(B), timed(S))} and {below(TIMED, timed('mixed'), timed(S))} below.",
+        f"(eight to ten epochs, {seconds()}) they are {below(TIMED, timed(B), timed(S))} and "
+        f"{below(TIMED, timed('mixed'), timed(S))} below.",
         f"With at most 92,538 weights each they are {above(SAME, sized(B), sized(S))} and "
         f"{above(SAME, sized('mixed'), sized(S))} *above* it; their steps take "
         f"{times(SAME, sized(B), sized(S))} and {times(SAME, sized('mixed'), sized(S))} times as long.",
-        f"**Depthwise-separable** is {below(WIDE, arm(D), arm(S))} below; a standard first row gives it back "
-        f"{above('additions', arm('mixed', AFTER), arm(D))}.",
+        f"**Depthwise-separable** is {below(WIDE, arm(D), arm(S))} below standard; a standard first row "
+        f"gives it back {above('additions', arm('mixed', AFTER), arm(D))}.",
         f"**Dilated** is {below(WIDE, arm('dilated'), arm(S))} below at the same size; instead of a third "
         f"stride, at the same receptive field, it is {above('dilation-or-stride', FLAT, STRIDE)} above, for "
         f"{times('dilation-or-stride', FLAT, STRIDE)} times the time.",
@@ -180,7 +200,11 @@ def notebook() -> list[str]:
     assert all(difference(WIDE, *by_norm[norm]).holds_zero for norm in ("layer", "group"))
     separable = [(f"{conv}-none-muon", f"{conv}-batch-muon") for conv in (B, D)]
     penalty = unknown("course-models", model("group", "sgd") + "-L1-6.4e-05", model("group", "sgd"))
+    l2 = unknown("course-models", model("layer", "adamw") + "-L2-4e-05", model("layer", "adamw"))
     most = weak("models", [model(norm) for norm in NORMS])[-1]
+    against = {name: [(model(norm, name), model("batch", name)) for norm in NORMS[1:]] for name in OPTIMIZERS}
+    layer_pair, group_pair = against["muon"]
+    assert lower_from("models", layer_pair) == 4  # the last
     suppressed = weak("models", [model("layer", "adamw")])
     assert weak("models", [model()])[-1] == 0
     return [
@@ -188,6 +212,10 @@ def notebook() -> list[str]:
         f"With batch norm, Muon is {sgd} points above SGD and {adamw} above AdamW; with layer and group norm "
         f"by more, {both}. Batch norm is {layer} points above layer norm and {group} above group norm "
         f"with Muon, and {others} above them with the other optimizers.",
+        f"With SGD it leads both from the {NUMBERS[lower_from('models', *against['sgd'])]} epoch on, with "
+        f"AdamW from the {NUMBERS[lower_from('models', *against['adamw'])]}. With Muon it leads group norm "
+        f"from the {NUMBERS[lower_from('models', group_pair)]} epoch on, and layer norm in the last only",
+        f"with L1 in group norm and SGD {penalty} points, with L2 in layer norm and AdamW {l2}",
         f"there are at most {most} with the others",
         f"Layer norm with AdamW has the most, {suppressed[0]} to {suppressed[-1]},",
         f"SGD gains {above('additions', after('sgd'), model('batch', 'sgd'))} points, and with Muon no "
@@ -204,8 +232,10 @@ def notebook() -> list[str]:
         f"costs another {below('additions', arm('mixed', '-dilated-blind'), arm('dilated'))}.",
         f"Blueprint-separable is {above(SAME, sized(B), sized(S))} points above standard, and mixed "
         f"{above(SAME, sized('mixed'), sized(S))};",
+        f"Between the first two it is {above(SAME, sized(B), sized('mixed'))}.",
         f"takes {times(SAME, sized(B), sized(S))} times as long as the standard one's, and that of the mixed "
         f"network {times(SAME, sized('mixed'), sized(S))} times.",
+        f"takes about the same time, {seconds()}",
         f"the wide standard network comes first again, {accuracy(TIMED, timed(S))}. Mixed is "
         f"{below(TIMED, timed('mixed'), timed(S))} points below it, dilated "
         f"{below(TIMED, timed('dilated'), timed(S))}, blueprint-separable {below(TIMED, timed(B), timed(S))} "
