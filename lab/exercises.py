@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
 
-from lab.checks import as_choice
+from lab.checks import as_choice, as_integer, as_number
 from lab.explain import footprint
 from lab.grid import STEP, best_of
 from lab.studies import MODELS, published
@@ -52,14 +52,17 @@ def _weights(answer: Any) -> str | None:
     block = conv_block(*CHANNELS, conv="depthwise_separable")
     depthwise, pointwise = 9 * CHANNELS[0], CHANNELS[0] * CHANNELS[1]
     assert isinstance(block.conv, torch.nn.Module)
-    if int(answer) == count_parameters(block.conv):
+    weights = as_integer("weights", answer)
+    if weights == count_parameters(block.conv):
         return None
     halves = {depthwise: "that is the depthwise half alone", pointwise: "that is the pointwise half alone"}
-    return halves.get(int(answer), "count k² C for the depthwise half and C C' for the pointwise half")
+    return halves.get(weights, "count k² C for the depthwise half and C C' for the pointwise half")
 
 
 def _rates(answer: Any) -> str | None:
-    rates = list(answer)
+    rates = [
+        as_integer("dilation", each, 1) for each in (answer if isinstance(answer, Iterable) else [answer])
+    ]
     if len(rates) != 3 or sum(rates) != SUM:
         raise ValueError(f"{rates} are not three with the sum {SUM}")
     left_out = int((footprint(rates) == 0).sum())
@@ -77,7 +80,8 @@ def _norms(answer: Any) -> str | None:
     wrong = named ^ {norm for norm in NORMS if _keeps_logits(Net(norm))}
     if not wrong:
         return None
-    return f"{len(wrong)} of the five are wrong; what becomes of mean and deviation when x is doubled?"
+    told = "would have to change; what becomes of mean and deviation when x is doubled?"
+    return f"{len(wrong)} of the five {told}"
 
 
 def _keeps_logits(net: Net) -> bool:
@@ -92,16 +96,16 @@ def _width(answer: Any) -> str | None:
     count = count_parameters(Net(conv="blueprint_separable", width=answer))
     best = count_parameters(Net.within(BUDGET, conv="blueprint_separable"))
     if count > BUDGET:
-        return f"it has {count:,} parameters"
+        return f"it has {count:,} parameters, too many"
     return None if count == best else f"it has {count:,} parameters, and more are allowed"
 
 
 def _lr(answer: Any) -> str | None:
-    arm = MODELS["mixed-batch-sgd"]
-    best = best_of(MODELS.search(arm, published())[0]).lr
-    if best / FACTOR <= answer <= best * STEP:  # a rate that is too high does more harm
+    lr = as_number("lr", answer, 0.0, above=True)
+    best = best_of(MODELS.search(MODELS["mixed-batch-sgd"], published())[0]).lr
+    if best / FACTOR <= lr <= best * STEP:  # a rate that is too high does more harm
         return None
-    return "it is far too low" if answer < best else "it is too high"
+    return "it is far too low" if lr < best else "it is too high"
 
 
 EXERCISES: dict[int, Exercise] = {

@@ -239,9 +239,12 @@ def overview(histories: Mapping[str, History]) -> str:
 
     The interval after the accuracy is the 95 % uncertainty from the number of images evaluated, if that was
     recorded; another seed adds to it. A cell is empty if the run does not have the figure; an unfinished run
-    has the epochs done "of" those of its recipe.
+    has the epochs done "of" those of its recipe. Seconds are those of training alone.
     """
-    head = ["", "accuracy, %", "training accuracy, %", "loss", "parameters", "epochs", "seconds"]
+    parts = {run.evaluated_on for run in histories.values()}
+    of = f"{parts.pop()} " if len(parts) == 1 else ""
+    figures = [f"{of}accuracy, %", "training accuracy, %", f"{of}loss"]
+    head = ["", *figures, "parameters", "epochs", "training, s"]
     rows = []
     for name, run in histories.items():
         epochs = Recipe.from_dict(run.recipe).epochs

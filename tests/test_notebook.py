@@ -98,7 +98,7 @@ def test_its_table_is_that_of_the_published_records(notebook):
 
 def test_the_minutes_that_it_took_are_those_of_the_page_about_speed(notebook):
     printed = "".join(o.get("text", "") for cell in code_cells(notebook) for o in cell.outputs)
-    (minutes,) = re.findall(r"^(\d+) minutes since the first cell$", printed, flags=re.MULTILINE)
+    (minutes,) = re.findall(r"^(\d+) min since the first cell$", printed, flags=re.MULTILINE)
     page = (HERE / "docs" / "speed.md").read_text()
     (row,) = re.findall(r"^\| the whole notebook \|.*$", page, flags=re.MULTILINE)
     assert f"| {minutes} min, Xeon |" in row

@@ -364,13 +364,16 @@ def test_the_overview_has_empty_cells_for_what_a_run_lacks():
         "begun": dataclasses.replace(whole, **{name: [] for name in lists}),
     }
     assert report.overview(runs) == (
-        "           accuracy, %  training accuracy, %   loss  parameters  epochs  seconds\n"
-        "whole     80.00 ± 0.78                 50.00  1.000       1,234       2       10\n"
-        "older            80.00                 50.00  1.000       1,234       2       10\n"
-        "untested                               50.00              1,234       2       10\n"
-        "stopped   80.00 ± 0.78                 50.00  1.000       1,234  2 of 3       10\n"
-        "begun                                                     1,234  0 of 2        0"
+        "          test accuracy, %  training accuracy, %  test loss  parameters  epochs  training, s\n"
+        "whole         80.00 ± 0.78                 50.00      1.000       1,234       2           10\n"
+        "older                80.00                 50.00      1.000       1,234       2           10\n"
+        "untested                                   50.00                  1,234       2           10\n"
+        "stopped       80.00 ± 0.78                 50.00      1.000       1,234  2 of 3           10\n"
+        "begun                                                             1,234  0 of 2            0"
     )
+    held_out = {"held out": history(0, 0.8, part="validation")}
+    assert report.overview(held_out).startswith("          validation accuracy, %  ")
+    assert report.overview(runs | held_out).startswith("           accuracy, %  ")
 
 
 # ---- The card of the trained weights ---------------------------------------------------------------
