@@ -29,8 +29,10 @@ def estimate(values: np.ndarray, confidence: float = 0.95) -> Estimate:
     values: for each run and each image, whether it was right (0 or 1), or the difference between two arms
     (-1, 0 or 1). Other seeds and other images would give another mean. Its variance is that of a table with
     two random factors, (MS_seeds + MS_images - MS_rest) / (seeds * images), with degrees of freedom by
-    Satterthwaite (1946). Since a mean square of few seeds can be small by chance, the half-width is at least
-    that from the seeds alone, and that from the images alone. It is nan for a single seed.
+    Satterthwaite (1946), but no fewer than one factor alone has: where the sum nearly cancels they fall
+    towards 0, and the interval grows without bounds. Since a mean square of few seeds can be small by chance,
+    the half-width is at least that from the seeds alone, and that from the images alone. It is nan for a
+    single seed.
 
     Raises ValueError unless there are at least one seed and two images.
     """
@@ -55,7 +57,7 @@ def estimate(values: np.ndarray, confidence: float = 0.95) -> Estimate:
     both = parts[0] + parts[1] - parts[2]
     if both > 0:
         satterthwaite = both**2 / (parts**2 / freedom).sum()
-        halves.append(student_t(satterthwaite, confidence) * math.sqrt(both))
+        halves.append(student_t(max(satterthwaite, freedom.min()), confidence) * math.sqrt(both))
     return Estimate(mean, max(halves), seeds)
 
 

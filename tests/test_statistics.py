@@ -101,11 +101,20 @@ def test_both_chances_add_up():
     assert estimate(values).half == pytest.approx(2 * math.sqrt(seeds + images), rel=0.15)
 
 
-@pytest.mark.parametrize("parts", [(0.01, 0.2, 0.3), (0.03, 0.1, 0.3), (0.0, 0.3, 0.3), (0.05, 0.0, 0.3)])
+@pytest.mark.parametrize(
+    "parts", [(0.01, 0.2, 0.3), (0.03, 0.1, 0.3), (0.0, 0.3, 0.3), (0.05, 0.0, 0.3), (0, 0, 0.3)]
+)
 def test_at_least_95_percent_of_the_intervals_contain_the_true_mean(parts):
     generator = np.random.default_rng(2)
     found = [estimate(table(generator, 5, 200, *parts)) for _ in range(600)]
     assert statistics.fmean(abs(each.mean) <= each.half for each in found) > 0.93
+
+
+def test_an_interval_has_a_bound_where_neither_seed_nor_image_matters():
+    generator = np.random.default_rng(4)
+    found = [estimate(table(generator, 5, 200, 0, 0, 0.3), 0.999) for _ in range(600)]
+    error = 0.3 / math.sqrt(5 * 200)
+    assert max(each.half for each in found) < 3 * student_t(4, 0.999) * error
 
 
 def test_a_higher_confidence_widens_the_interval_and_one_seed_has_none():
