@@ -8,14 +8,17 @@ import torch
 from lab import costs
 from lab.experiment import Experiment
 from lab.grid import Study
+from lab.records import History
 from lab.studies import (
     ADDITIONS,
     BASE,
+    BATCH_SIZES,
     BUDGET,
     DILATION_OR_STRIDE,
     EQUAL_SIZE,
     EQUAL_TIME,
     MODELS,
+    OPTIMIZERS,
     PUBLISHED,
     STUDIES,
     TECHNIQUES,
@@ -24,6 +27,7 @@ from lab.studies import (
     difference_title,
     titles,
 )
+from lab.study import load_results
 from model import CONVS, NORMS, Net, count_parameters, describe, receptive_field
 
 
@@ -91,6 +95,23 @@ def test_additions_change_what_they_say():
         "depthwise",
     ]
     assert {row.kind for row in first["mixed-batch-muon-dilated-blind"]} == {"dilated", "pointwise"}
+
+
+def test_warmup_and_the_rate_of_adam_beside_muon_are_the_best_of_their_trials():
+    trials = PUBLISHED.parent / "trials"
+    muon = [History.load(path) for path in PUBLISHED.glob("mixed-batch-muon-lr-*-held-out-5000-seed0.json")]
+    best = dict.fromkeys(OPTIMIZERS, (0.0, 0.0))  # held-out accuracy, warmup
+    for run in (*load_results(trials / "warmup"), *muon):
+        optimizer = run.recipe["optimizer"]
+        if run.name.startswith(f"mixed-batch-{optimizer}"):
+            best[optimizer] = max(best[optimizer], (run.accuracy[-1], run.recipe["warmup"]))
+    assert {name: warmup for name, (_, warmup) in best.items()} == {
+        name: options.get("warmup", 0.0) for name, options in OPTIMIZERS.items()
+    }
+    rates = [(run.accuracy[-1], run.recipe["lr_rest"]) for run in load_results(trials / "batches-of-8")]
+    assert len(rates) == 3
+    small = [each.recipe for each in BATCH_SIZES.arms if each.recipe.batch_size == 8]
+    assert {recipe.lr_rest for recipe in small} == {max(rates)[1]}
 
 
 def test_titles_name_what_differs():
