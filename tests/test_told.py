@@ -169,12 +169,30 @@ def batch_norm() -> tuple[str, str, str]:
     return one, other, losses("models", *others)
 
 
+def of_penalties() -> dict[str, str]:
+    """By how many points each penalty that changes the accuracy with batch norm changes it."""
+    study = STUDIES["penalties"]
+    pairs = {one.removeprefix("mixed-batch-"): (one, other) for one, other in study.pairs}
+    found = {name: difference("penalties", *pair) for name, pair in pairs.items()}
+    assert all(each.holds_zero for name, each in found.items() if "decay" in name)
+    for best in ("sgd-L1-6.4e-05", "sgd-L2-0.00016", "adamw-L2-4e-05"):
+        kind = best[: best.index("L") + 2]
+        assert found[best].mean == max(each.mean for name, each in found.items() if name.startswith(kind))
+    known = {name: each for name, each in found.items() if not each.holds_zero}
+    return {
+        name: (above if each.mean > 0 else below)("penalties", *pairs[name]) for name, each in known.items()
+    }
+
+
 def readme() -> list[str]:
+    penalties = of_penalties()
     sgd, adamw, both = muon()
     layer, group, others = batch_norm()
     return [
         f"**Muon** is {sgd} points above SGD and {adamw} above AdamW with batch norm, and {both} above them "
         "with layer and group norm.",
+        f"The best L1 penalty gives SGD {penalties['sgd-L1-6.4e-05']} points with batch norm, the best L2 "
+        f"penalty AdamW {penalties['adamw-L2-4e-05']}; weight decay nothing measurable.",
         f"**Batch norm** is {layer} points above layer norm and {group} above group norm with Muon, {others} "
         "with the other optimizers",
         f"with Muon, at most {weak('models', [model(norm) for norm in NORMS])[-1]} of 496.",
@@ -201,6 +219,7 @@ def notebook() -> list[str]:
     separable = [(f"{conv}-none-muon", f"{conv}-batch-muon") for conv in (B, D)]
     penalty = unknown("course-models", model("group", "sgd") + "-L1-6.4e-05", model("group", "sgd"))
     l2 = unknown("course-models", model("layer", "adamw") + "-L2-4e-05", model("layer", "adamw"))
+    penalties = of_penalties()
     most = weak("models", [model(norm) for norm in NORMS])[-1]
     against = {name: [(model(norm, name), model("batch", name)) for norm in NORMS[1:]] for name in OPTIMIZERS}
     layer_pair, group_pair = against["muon"]
@@ -216,6 +235,10 @@ def notebook() -> list[str]:
         f"AdamW from the {NUMBERS[lower_from('models', *against['adamw'])]}. With Muon it leads group norm "
         f"from the {NUMBERS[lower_from('models', group_pair)]} epoch on, and layer norm in the last only",
         f"with L1 in group norm and SGD {penalty} points, with L2 in layer norm and AdamW {l2}",
+        f"SGD {penalties['sgd-L1-6.4e-05']} points with L1 (`6.4e-5`) and {penalties['sgd-L2-0.00016']} "
+        f"with L2 (`1.6e-4`), AdamW {penalties['adamw-L2-4e-05']} with L2 (`4e-5`). Too much harms: "
+        f"`2.56e-4` of L1 costs AdamW {penalties['adamw-L1-0.000256']}. With AdamW's own weight decay no "
+        "difference was measured",
         f"there are at most {most} with the others",
         f"Layer norm with AdamW has the most, {suppressed[0]} to {suppressed[-1]},",
         f"SGD gains {above('additions', after('sgd'), model('batch', 'sgd'))} points, and with Muon no "
@@ -252,7 +275,8 @@ def notebook() -> list[str]:
         # Findings
         f"With batch norm, Muon is {sgd} points above SGD and {adamw} above AdamW. With Muon, batch norm is "
         f"{layer} above layer norm and {group} above group norm.",
-        f"no effect on accuracy was measured ({penalty} points).",
+        f"no effect on accuracy was measured ({penalty} points); with batch norm and SGD it gains "
+        f"{penalties['sgd-L1-6.4e-05']}.",
         f"is {below(WIDE, arm(B), arm(S))} points below standard. The same two steps in the other order, "
         f"depthwise-separable, are {below(WIDE, arm(D), arm(S))} below it. With at most 92,538 "
         f"parameters each, blueprint-separable is {above(SAME, sized(B), sized(S))} points above standard "
