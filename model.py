@@ -292,9 +292,9 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
 
 # The trained networks: the SHA-256 of each file weights/NAME.pt.
 PRETRAINED: dict[str, str] = {
-    "batch-norm-muon": "dda29fc7a2fc9c4b9011299f41ace81b9e43bce0637c3abaa02466a9670fe49c",
-    "layer-norm-adamw-l2": "b6b2ca52c10c9ee60a949117790aa8768d9bd63e003b5d1ee100c0dc5b47baae",
-    "group-norm-sgd-l1": "a0f20e4d0b2865f35c5adbb9d0928f8abea88b6b1cfe023e62bc0a8a59c4dded",
+    "batch-norm-muon": "4289d10c5903fd7830ea5579ff1dcd24c1b0ed0ea3a93a3af5de6c3af55ab5e6",
+    "layer-norm-adamw-l2": "6def135b478508a7597c5763dbb6bfdd97ed289194d71249c33833f49b5162ce",
+    "group-norm-sgd-l1": "9d56ed4b5204b5dd0b429c770caf06fd69d833ad47826458d0bbf6e2b46155f9",
     "minute": "baada075247487e7d180dae29c39b3fef6b46ffa2e179cd799841e55af18c7ab",
     "frontier": "a01e033a5cfbd7429397bf98f544cb4f5d720b20d51d121f6c143a4f1196c400",
     "frontier-small": "cec237b38b29af526fbe6aad8992bea2641f57d83d749c036b3331089b1422b1",

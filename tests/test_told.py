@@ -220,6 +220,7 @@ def notebook() -> list[str]:
     penalty = unknown("course-models", model("group", "sgd") + "-L1-6.4e-05", model("group", "sgd"))
     l2 = unknown("course-models", model("layer", "adamw") + "-L2-4e-05", model("layer", "adamw"))
     penalties = of_penalties()
+    tens = sorted(run.accuracy[-1] for run in STUDIES["penalties"].results(published())["mixed-batch-sgd"])
     most = weak("models", [model(norm) for norm in NORMS])[-1]
     against = {name: [(model(norm, name), model("batch", name)) for norm in NORMS[1:]] for name in OPTIMIZERS}
     layer_pair, group_pair = against["muon"]
@@ -234,6 +235,7 @@ def notebook() -> list[str]:
         f"With SGD it leads both from the {NUMBERS[lower_from('models', *against['sgd'])]} epoch on, with "
         f"AdamW from the {NUMBERS[lower_from('models', *against['adamw'])]}. With Muon it leads group norm "
         f"from the {NUMBERS[lower_from('models', group_pair)]} epoch on, and layer norm in the last only",
+        f"the ten that the study `penalties` has of it, {100 * tens[0]:.1f} to {100 * tens[-1]:.1f} %.",
         f"with L1 in group norm and SGD {penalty} points, with L2 in layer norm and AdamW {l2}",
         f"SGD {penalties['sgd-L1-6.4e-05']} points with L1 (`6.4e-5`) and {penalties['sgd-L2-0.00016']} "
         f"with L2 (`1.6e-4`), AdamW {penalties['adamw-L2-4e-05']} with L2 (`4e-5`). Too much harms: "
