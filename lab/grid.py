@@ -158,10 +158,14 @@ class Study:
 
     def runs(self, arm: Experiment, records: Records) -> list[Experiment]:
         """The runs of an arm, at its best rate, one for each seed; none while the search goes on."""
-        runs = self._seeded(arm, records, self.seeds)
-        if self.more_seeds > self.seeds and any(arm.label in pair for pair in self.close(records)):
-            return self._seeded(arm, records, self.more_seeds)
-        return runs
+        return self._runs([arm], records)[arm.label]
+
+    def _runs(self, arms: Iterable[Experiment], records: Records) -> dict[str, list[Experiment]]:
+        """The runs of each arm, by its label."""
+        pairs = self.close(records) if self.more_seeds > self.seeds else []
+        close = {label for pair in pairs for label in pair}
+        seeds = {arm: self.more_seeds if arm.label in close else self.seeds for arm in arms}
+        return {arm.label: self._seeded(arm, records, count) for arm, count in seeds.items()}
 
     def _seeded(self, arm: Experiment, records: Records, seeds: int) -> list[Experiment]:
         trials, missing = self.search(arm, records)
@@ -186,10 +190,10 @@ class Study:
 
     def missing(self, records: Records) -> list[Experiment]:
         """What can be trained next: trials of searches that go on, and runs of arms whose rate is known."""
-        found = []
+        found, runs = [], self._runs(self.arms, records)
         for arm in self.arms:
             _, trials = self.search(arm, records)
-            found += trials or [run for run in self.runs(arm, records) if records.find(run) is None]
+            found += trials or [run for run in runs[arm.label] if records.find(run) is None]
         return sorted(found, key=lambda run: (not run.validation, run.seed))  # searches, then seed by seed
 
     def left(self, records: Records) -> set[str]:
@@ -206,14 +210,15 @@ class Study:
 
     def results(self, records: Records) -> dict[str, list[History]]:
         """The finished runs of each arm, by its label."""
-        return {arm.label: self._finished(arm, records) for arm in self.arms}
+        return self._finished(self.arms, records)
 
-    def _finished(self, arm: Experiment, records: Records) -> list[History]:
-        return [record for run in self.runs(arm, records) if (record := records.find(run))]
+    def _finished(self, arms: Iterable[Experiment], records: Records) -> dict[str, list[History]]:
+        runs = self._runs(arms, records)
+        return {label: [found for run in runs[label] if (found := records.find(run))] for label in runs}
 
     def accuracy(self, label: str, records: Records) -> Estimate | None:
         """The test accuracy of an arm, in [0, 1], over its runs that did not diverge; None without one."""
-        found = _rights(self._finished(self[label], records))
+        found = _rights(self._finished([self[label]], records)[label])
         return estimate(np.stack([*found.values()])) if found else None
 
     def differences(
@@ -241,9 +246,9 @@ class Study:
 
         Paired by seed and image, with intervals that hold together, as in `differences`.
         """
-        pairs = {}
+        pairs, experiments = {}, self._runs(self.arms, records)
         for label, runs in self.results(records).items():
-            there = [again.find(run) for run in self.runs(self[label], records)]
+            there = [again.find(run) for run in experiments[label]]
             here, found = _rights(runs), _rights(run for run in there if run is not None)
             if seeds := [seed for seed in here if seed in found]:
                 pairs[label] = np.stack([here[seed] - found[seed] for seed in seeds])
