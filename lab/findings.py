@@ -277,7 +277,7 @@ def _by_epoch(study: Study, records: Records) -> Iterable[str]:
 
 def _again(study: Study, records: Records, again: Records | None, told: Container[str]) -> Iterable[str]:
     if again is not None and (compared := again_table(study, records, again, told)).rows:
-        found = [again.find(run) for arm in study.arms for run in study.runs(arm, records)]
+        found = [again.find(run) for runs in study.all_runs(records).values() for run in runs]
         made = _made_on(run for run in found if run is not None)
         yield f"The same runs were made again {made}. Accuracy here minus accuracy there:"
         yield compared.markdown()

@@ -158,14 +158,16 @@ class Study:
 
     def runs(self, arm: Experiment, records: Records) -> list[Experiment]:
         """The runs of an arm, at its best rate, one for each seed; none while the search goes on."""
-        return self._runs([arm], records)[arm.label]
+        return self.all_runs(records)[arm.label]
 
-    def _runs(self, arms: Iterable[Experiment], records: Records) -> dict[str, list[Experiment]]:
-        """The runs of each arm, by its label."""
+    def all_runs(self, records: Records) -> dict[str, list[Experiment]]:
+        """The runs of each arm, by its label, as `runs` has them."""
         pairs = self.close(records) if self.more_seeds > self.seeds else []
         close = {label for pair in pairs for label in pair}
-        seeds = {arm: self.more_seeds if arm.label in close else self.seeds for arm in arms}
-        return {arm.label: self._seeded(arm, records, count) for arm, count in seeds.items()}
+        return {
+            arm.label: self._seeded(arm, records, self.more_seeds if arm.label in close else self.seeds)
+            for arm in self.arms
+        }
 
     def _seeded(self, arm: Experiment, records: Records, seeds: int) -> list[Experiment]:
         trials, missing = self.search(arm, records)
@@ -190,7 +192,7 @@ class Study:
 
     def missing(self, records: Records) -> list[Experiment]:
         """What can be trained next: trials of searches that go on, and runs of arms whose rate is known."""
-        found, runs = [], self._runs(self.arms, records)
+        found, runs = [], self.all_runs(records)
         for arm in self.arms:
             _, trials = self.search(arm, records)
             found += trials or [run for run in runs[arm.label] if records.find(run) is None]
@@ -210,15 +212,12 @@ class Study:
 
     def results(self, records: Records) -> dict[str, list[History]]:
         """The finished runs of each arm, by its label."""
-        return self._finished(self.arms, records)
-
-    def _finished(self, arms: Iterable[Experiment], records: Records) -> dict[str, list[History]]:
-        runs = self._runs(arms, records)
+        runs = self.all_runs(records)
         return {label: [found for run in runs[label] if (found := records.find(run))] for label in runs}
 
     def accuracy(self, label: str, records: Records) -> Estimate | None:
         """The test accuracy of an arm, in [0, 1], over its runs that did not diverge; None without one."""
-        found = _rights(self._finished([self[label]], records)[label])
+        found = _rights(self.results(records)[self[label].label])
         return estimate(np.stack([*found.values()])) if found else None
 
     def differences(
@@ -246,7 +245,7 @@ class Study:
 
         Paired by seed and image, with intervals that hold together, as in `differences`.
         """
-        pairs, experiments = {}, self._runs(self.arms, records)
+        pairs, experiments = {}, self.all_runs(records)
         for label, runs in self.results(records).items():
             there = [again.find(run) for run in experiments[label]]
             here, found = _rights(runs), _rights(run for run in there if run is not None)

@@ -65,9 +65,9 @@ def look_inside(
     networks: the folder with their files. known: earlier looks, which are kept for runs without a file there.
     Runs with neither are left out.
     """
-    runs = {run.stem: run for study in studies for arm in study.arms for run in study.runs(arm, records)}
+    runs = (run for study in studies for runs in study.all_runs(records).values() for run in runs)
     found = {}
-    for stem in runs:
+    for stem in dict.fromkeys(run.stem for run in runs):
         path = Path(networks) / f"{stem}.pt"
         if path.exists():
             net = Net.load(path)
