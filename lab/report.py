@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -292,13 +292,16 @@ def assess(net: Net, images: Tensor, labels: Tensor, classes: Sequence[str]) -> 
             f"the network has {net.output.out_channels} outputs, the data {len(classes)} classes"
         )
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for part, part_labels in zip(images.split(250), labels.split(250), strict=True):
-            yield net.transform(part), part_labels
+    def logits_of(mirrored: bool) -> tuple[Tensor, Tensor]:
+        prepared = (
+            (net.transform(part).flip(-1) if mirrored else net.transform(part), part_labels)
+            for part, part_labels in zip(images.split(250), labels.split(250), strict=True)
+        )
+        return evaluate(net, prepared, dtype=torch.float32)
 
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        logits, labels_seen = evaluate(net, batches(), dtype=torch.float32)
-        averaged, _ = evaluate(net, batches(), flips=True, dtype=torch.float32)
+        logits, labels_seen = logits_of(mirrored=False)
+        averaged = (logits + logits_of(mirrored=True)[0]) / 2  # as `evaluate(..., flips=True)`
     unsure = logits.softmax(1).amax(1) < SURE  # as `evaluate(..., flips=True, sure=SURE)` chooses
     counts = torch.from_numpy(confusion_matrix(labels_seen, logits.argmax(1), len(classes)))
     names, right = dict(enumerate(classes)), counts.diagonal()
