@@ -31,10 +31,10 @@ PRODUCTS = (2048, 4096)  # rows of square matrices: the fastest product is the p
 class Cost(NamedTuple):
     """What a network costs for an image, in training and to classify it."""
 
-    train_microseconds: float
+    train_microseconds: float  # nan for a training with other batches than those that were timed
     forward_microseconds: float
     memory: int  # bytes of activations that the backward pass needs
-    share_of_peak: float  # of the rate of a large matrix product, in [0, 1], in training
+    share_of_peak: float  # of the rate of a large matrix product, in [0, 1], in training; nan likewise
     run_seconds: float = math.nan  # of a training as the arm's recipe has it; nan where not all was measured
 
 
@@ -132,19 +132,18 @@ def costs(result: Mapping[str, Any], arms: Iterable[Experiment]) -> dict[str, Co
     found = {}
     for arm in arms:
         if (network := network_key(arm)) in result["train"]:
-            train = statistics.median(result["train"][network])
+            timed = arm.recipe.batch_size == count
+            train = statistics.median(result["train"][network]) if timed else math.nan
             forward = statistics.median(result["forward"][network])
             share = result["flops"][network] / train / peak
             memory = result["memory"][network]
-            seconds = arm.recipe.epochs * TRAINING_IMAGES / count * _step(result, arm)
+            seconds = arm.recipe.epochs * TRAINING_IMAGES / count * _step(result, arm) if timed else math.nan
             found[arm.label] = Cost(1e6 * train / count, 1e6 * forward / count, memory, share, seconds)
     return found
 
 
 def _step(result: Mapping[str, Any], arm: Experiment) -> float:
-    """The mean time of a training step in seconds, over the sizes of the recipe; nan if it was not timed."""
-    if arm.recipe.batch_size != result["batch_size"]:
-        return math.nan
+    """The mean time of a training step in seconds, over the sizes of the recipe; nan if one was not timed."""
     network, seconds = network_key(arm), 0.0
     for scale, share in arm.recipe.size_shares().items():
         times = result.get(_training(_side(scale)), {}).get(network, [math.nan])

@@ -64,13 +64,14 @@ def arms_table(study: Study, records: Records, beside: Measurements = NOTHING) -
 def _spent(cost: Cost | None) -> tuple[str, ...]:
     if cost is None:
         return ("",) * len(Cost._fields)
-    return (
-        f"{cost.train_microseconds:.0f}",
-        f"{cost.forward_microseconds:.0f}",
-        f"{1e-3 * cost.memory:.0f}",
-        f"{100 * cost.share_of_peak:.0f}",
-        "" if math.isnan(cost.run_seconds) else f"{cost.run_seconds:.0f}",
+    figures = (
+        cost.train_microseconds,
+        cost.forward_microseconds,
+        1e-3 * cost.memory,
+        100 * cost.share_of_peak,
+        cost.run_seconds,
     )
+    return tuple("" if math.isnan(figure) else f"{figure:.0f}" for figure in figures)
 
 
 def _looks(runs: Iterable[History], inside: Mapping[str, Inside]) -> list[Inside]:

@@ -70,15 +70,25 @@ def difference_title(arms: Iterable[Experiment], one: Side, other: Side) -> str:
     """What a table calls the difference between two arms: what each has alone, then what they share.
 
     one, other: labels. What all the arms share is left out. For a difference between differences, both in
-    brackets.
+    brackets, or once what changed in both, then what each shares.
     """
     arms = list(arms)
-    if not isinstance(one, str) or not isinstance(other, str):
-        named = (
-            titles(arms)[side] if isinstance(side, str) else difference_title(arms, *side)
-            for side in (one, other)
-        )
-        return " minus ".join(f"[{name}]" for name in named)
+    if isinstance(one, str) and isinstance(other, str):
+        changed, shared = _difference(arms, one, other)
+        return f"{changed} ({shared})" if shared else changed
+    if not isinstance(one, str) and not isinstance(other, str):
+        (changed, *first), (changed_too, *second) = (_difference(arms, *side) for side in (one, other))
+        if changed == changed_too and first != second:
+            return f"{changed}: {' minus '.join(first + second)}"
+    named = (
+        titles(arms)[side] if isinstance(side, str) else difference_title(arms, *side)
+        for side in (one, other)
+    )
+    return " minus ".join(f"[{name}]" for name in named)
+
+
+def _difference(arms: Sequence[Experiment], one: str, other: str) -> tuple[str, str]:
+    """What each of two arms has alone, and what they share of that in which the arms differ."""
     parts = {arm.label: _parts(arm) for arm in arms}
     differ = [len(set(column)) > 1 for column in zip(*parts.values(), strict=True)]
     pairs = [
@@ -86,7 +96,7 @@ def difference_title(arms: Iterable[Experiment], one: Side, other: Side) -> str:
     ]
     own = [", ".join(pair[side] for pair in pairs if pair[0] != pair[1] and pair[side]) for side in (0, 1)]
     shared = ", ".join(here for here, there in pairs if here == there and here)
-    return f"{own[0] or 'the base'} minus {own[1] or 'the base'}" + (f" ({shared})" if shared else "")
+    return f"{own[0] or 'the base'} minus {own[1] or 'the base'}", shared
 
 
 def _parts(arm: Experiment) -> tuple[str, str, str, str]:

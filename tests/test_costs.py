@@ -62,7 +62,11 @@ def test_the_time_of_a_training_counts_each_image_size_by_its_share(measured):
     seconds = 3 * 6_250 * (0.6 * 1.0 + 0.4 * 2.0)
     assert costs.costs(made, [arm])[arm.label].run_seconds == pytest.approx(seconds)
     other = replace(arm, recipe=replace(arm.recipe, batch_size=5))  # whose steps were not timed
-    assert math.isnan(costs.costs(made, [other])[arm.label].run_seconds)
+    found = costs.costs(made, [other])[arm.label]
+    assert math.isnan(found.run_seconds)
+    assert math.isnan(found.train_microseconds)
+    assert math.isnan(found.share_of_peak)
+    assert (found.forward_microseconds, found.memory) == costs.costs(made, [arm])[arm.label][1:3]
 
 
 def test_a_step_is_timed_at_every_size_of_the_recipe(monkeypatch):

@@ -136,11 +136,13 @@ def test_a_difference_is_called_after_what_changed_and_what_both_share():
     assert difference_title(arms, arms[1].label, arms[0].label) == "rates 1 2 3 minus the base"
 
 
-def test_a_difference_between_differences_names_both_in_brackets():
+def test_a_difference_between_differences_names_what_changed_once_or_both_in_brackets():
     arms = [arm(norm=norm, label=label) for norm in ("batch", "group") for label in ("", "small")]
     batch, small_batch, group, small_group = (each.label for each in arms)
     found = difference_title(arms, (small_batch, batch), (small_group, group))
-    assert found == "[small minus the base (batch norm)] minus [small minus the base (group norm)]"
+    assert found == "small minus the base: batch norm minus group norm"
+    found = difference_title(arms, (small_batch, batch), (small_batch, small_group))
+    assert found == "[small minus the base (batch norm)] minus [batch norm minus group norm (small)]"
 
 
 @pytest.mark.parametrize("name", STUDIES)
