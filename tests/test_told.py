@@ -169,6 +169,14 @@ def batch_norm() -> tuple[str, str, str]:
     return one, other, losses("models", *others)
 
 
+def small_batches() -> tuple[str, ...]:
+    """With batches of 8: batch norm above layer and group norm; what each of the three loses or gains."""
+    small = {norm: model(norm) + "-batches-of-8" for norm in NORMS}
+    lead = [below("batch-sizes", small[norm], small["batch"]) for norm in NORMS[1:]]
+    gains = [above("batch-sizes", small[norm], model(norm)) for norm in NORMS[1:]]
+    return *lead, below("batch-sizes", small["batch"], model()), *gains
+
+
 def of_penalties() -> dict[str, str]:
     """By how many points each penalty that changes the accuracy with batch norm changes it."""
     study = STUDIES["penalties"]
@@ -188,6 +196,7 @@ def readme() -> list[str]:
     penalties = of_penalties()
     sgd, adamw, both = muon()
     layer, group, others = batch_norm()
+    over_layer, over_group, *_ = small_batches()
     return [
         f"**Muon** is {sgd} points above SGD and {adamw} above AdamW with batch norm, and {both} above them "
         "with layer and group norm.",
@@ -195,6 +204,7 @@ def readme() -> list[str]:
         f"penalty AdamW {penalties['adamw-L2-4e-05']}; weight decay nothing measurable.",
         f"**Batch norm** is {layer} points above layer norm and {group} above group norm with Muon, {others} "
         "with the other optimizers",
+        f"with batches of 8, {over_layer} and {over_group}.",
         f"with Muon, at most {weak('models', [model(norm) for norm in NORMS])[-1]} of 496.",
         f"is {below(WIDE, arm(B), arm(S))} points below it, **mixed** a third, and is "
         f"{below(WIDE, arm('mixed'), arm(S))} below;",
@@ -214,6 +224,7 @@ def readme() -> list[str]:
 def notebook() -> list[str]:
     sgd, adamw, both = muon()
     layer, group, others = batch_norm()
+    over_layer, over_group, *changes = small_batches()
     by_norm = {norm: (f"dilated-{norm}-muon", f"standard-{norm}-muon") for norm in NORMS_OF_TECHNIQUES}
     assert all(difference(WIDE, *by_norm[norm]).holds_zero for norm in ("layer", "group"))
     separable = [(f"{conv}-none-muon", f"{conv}-batch-muon") for conv in (B, D)]
@@ -241,6 +252,8 @@ def notebook() -> list[str]:
         f"with L2 (`1.6e-4`), AdamW {penalties['adamw-L2-4e-05']} with L2 (`4e-5`). Too much harms: "
         f"`2.56e-4` of L1 costs AdamW {penalties['adamw-L1-0.000256']}. With AdamW's own weight decay no "
         "difference was measured",
+        f"it loses {changes[0]} points, while layer norm gains {changes[1]} and group norm {changes[2]}. It "
+        f"stays ahead of both, by {over_layer} and {over_group} (study `batch-sizes`).",
         f"there are at most {most} with the others",
         f"Layer norm with AdamW has the most, {suppressed[0]} to {suppressed[-1]},",
         f"SGD gains {above('additions', after('sgd'), model('batch', 'sgd'))} points, and with Muon no "
@@ -277,6 +290,8 @@ def notebook() -> list[str]:
         # Findings
         f"With batch norm, Muon is {sgd} points above SGD and {adamw} above AdamW. With Muon, batch norm is "
         f"{layer} above layer norm and {group} above group norm.",
+        f"it loses {changes[0]} points, while layer norm gains {changes[1]} and group norm {changes[2]}; it "
+        f"is still ahead of them, by {over_layer} and {over_group} (study `batch-sizes`).",
         f"no effect on accuracy was measured ({penalty} points); with batch norm and SGD it gains "
         f"{penalties['sgd-L1-6.4e-05']}.",
         f"is {below(WIDE, arm(B), arm(S))} points below standard. The same two steps in the other order, "
