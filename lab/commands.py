@@ -20,7 +20,7 @@ from lab.machine import pick_device
 from lab.measurements import LABELS, Labels, Measurements, look_inside, save_looks
 from lab.recipes import RECIPES
 from lab.report import SURE, assess, bench_text, card, files, ladder_table, report_folder
-from lab.studies import AGAIN, PUBLISHED, STUDIES
+from lab.studies import PUBLISHED, STUDIES
 from lab.study import LADDER, ladder_experiments, load_results, process_pool, run_all
 from lab.trials import TRIALS, trials, trials_table
 from model import CONVS, NORMS, PRETRAINED, Net, count_parameters
@@ -319,8 +319,7 @@ def _findings(options: argparse.Namespace) -> int:
         save_looks(looks, options.folder)
     if options.write:
         beside = Measurements.load(options.folder)
-        text = page(STUDIES, records, beside, Records(options.folder / AGAIN))
-        write_whole(options.folder / "README.md", text.encode())
+        write_whole(options.folder / "README.md", page(STUDIES, records, beside).encode())
         for study in STUDIES.values():
             for name, draw in pictures(study, records, beside).items():
                 save(draw(), options.folder / f"{name}.png")

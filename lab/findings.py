@@ -94,8 +94,8 @@ def differences_table(
     """A row for each comparison: the difference in test accuracy, its interval, and what it says.
 
     family: the name of one, for its comparisons only. labels: of the test images, for a column with the class
-    whose accuracy changed most, whose interval allows for having picked it among all of them. Raises
-    ValueError for an unknown family.
+    whose accuracy changed most, whose interval allows for having picked it among all of them; then there is
+    also one with the machines of the runs. Raises ValueError for an unknown family.
     """
     names = [each.name for each in study.families]
     if family is not None and family not in names:
@@ -106,6 +106,7 @@ def differences_table(
         if family not in (None, each.name):
             continue
         most = {} if labels is None else _most_changed(study, each, records, labels)
+        machines = {} if labels is None else _machines(study, each, records)
         rows += [
             (
                 difference_title(study.arms, *pair),
@@ -113,12 +114,14 @@ def differences_table(
                 _points(found),
                 str(found.seeds),
                 verdict(found),
-                *([] if labels is None else [most[pair]]),
+                *([] if labels is None else [most[pair], machines[pair]]),
             )
             for pair, found in study.differences(each, records).items()
         ]
-    head = ("comparison", "question", "difference, points", "seeds", "")
-    return Table(head if labels is None else (*head, "class that changed most, points"), tuple(rows))
+    head: tuple[str, ...] = ("comparison", "question", "difference, points", "seeds", "")
+    if labels is not None:
+        head += ("class that changed most, points", "machine")
+    return Table(head, tuple(rows))
 
 
 def _most_changed(
@@ -130,6 +133,16 @@ def _most_changed(
         changes = [each[pair] for each in by_class]
         number = max(range(len(changes)), key=lambda index: abs(changes[index].mean))
         found[pair] = f"{labels.classes[number]} {_points(changes[number])}"
+    return found
+
+
+def _machines(study: Study, family: Family, records: Records) -> dict[tuple[Side, Side], str]:
+    """On which processors the runs of each pair were made, and whether those of a seed are from several."""
+    found = {}
+    for pair, by_seed in study.compared(family, records).items():
+        seeds = [{run.processor for side in sides for run in side.values()} for sides in by_seed.values()]
+        mixed = any(len(processors) > 1 for processors in seeds)
+        found[pair] = ", ".join(sorted(set().union(*seeds))) + (", not the same for both" if mixed else "")
     return found
 
 
@@ -145,18 +158,18 @@ def epochs_table(study: Study, records: Records) -> Table:
     return Table(head, tuple((name, *epochs, *[""] * (most - len(epochs))) for name, epochs in found))
 
 
-def again_table(study: Study, records: Records, again: Records, told: Container[str] = ()) -> Table:
-    """A row for each arm that was trained again elsewhere: whether it came out the same there.
+def again_table(study: Study, records: Records, told: Container[str] = ()) -> Table:
+    """A row for each arm and machine that trained it again: whether it came out the same there.
 
     told: labels of arms that have a row elsewhere, and need none.
     """
     named = titles(study.arms)
     rows = [
-        (named[label], _points(found), str(found.seeds), verdict(found))
-        for label, found in study.differences_again(records, again).items()
+        (named[label], processor, _points(found), str(found.seeds), verdict(found))
+        for (label, processor), found in study.differences_again(records).items()
         if label not in told
     ]
-    return Table(("arm", "difference, points", "seeds", ""), tuple(rows))
+    return Table(("arm", "again on", "difference, points", "seeds", ""), tuple(rows))
 
 
 def verdict(found: Estimate) -> str:
@@ -225,16 +238,8 @@ def last_epoch(study: Study, records: Records) -> str:
 # ---- The page --------------------------------------------------------------------------------------
 
 
-def page(
-    studies: Mapping[str, Study],
-    records: Records,
-    beside: Measurements = NOTHING,
-    again: Records | None = None,
-) -> str:
-    """The studies as a Markdown page: question, tables and pictures of each that is complete.
-
-    again: records of runs that were made a second time, on another machine.
-    """
+def page(studies: Mapping[str, Study], records: Records, beside: Measurements = NOTHING) -> str:
+    """The studies as a Markdown page: question, tables and pictures of each that is complete."""
     parts = [INTRODUCTION]
     if beside.costs:
         host = beside.costs["machine"]
@@ -244,7 +249,8 @@ def page(
             "pixels a side: of a training step for an image, of classifying one, and the memory that the "
             "backward pass needs for one. The share of peak is that of the step in the rate of the fastest "
             "product of large matrices there. The time of a training counts each size of image that its "
-            "recipe has. The trainings themselves were made several at once, and took longer."
+            "recipe has. The trainings themselves were made several at once, and took longer. What was not "
+            "timed, trainings with other batches, is blank."
         )
     told: set[str] = set()
     for study in studies.values():
@@ -260,7 +266,7 @@ def page(
             arms_table(study, records, beside).markdown(),
             compared.markdown(),
             *_by_epoch(study, records),
-            *_again(study, records, again, told),
+            *_again(study, records, told),
             *(f"![{study.name}, {name}]({name}.png)" for name in pictures(study, records, beside)),
         ]
         told |= {arm.label for arm in study.arms}
@@ -276,11 +282,9 @@ def _by_epoch(study: Study, records: Records) -> Iterable[str]:
         yield from filter(None, [last_epoch(study, records)])
 
 
-def _again(study: Study, records: Records, again: Records | None, told: Container[str]) -> Iterable[str]:
-    if again is not None and (compared := again_table(study, records, again, told)).rows:
-        found = [again.find(run) for runs in study.all_runs(records).values() for run in runs]
-        made = _made_on(run for run in found if run is not None)
-        yield f"The same runs were made again {made}. Accuracy here minus accuracy there:"
+def _again(study: Study, records: Records, told: Container[str]) -> Iterable[str]:
+    if (compared := again_table(study, records, told)).rows:
+        yield "Runs of these arms were made again, on another machine. The accuracy above minus that one:"
         yield compared.markdown()
 
 
@@ -316,6 +320,8 @@ what is missing.
   by seed and image by image; the intervals of one question hold together with 95 % (Bonferroni). If an
   interval holds zero, no difference was measured, which does not mean that there is none. Where two
   studies make the same comparison, the one with more comparisons in its question has the wider interval.
+- A difference is taken between runs on one machine, where both arms have such: if need be between runs that
+  were made again, which the table of arms does not count. Its last column names the machine.
 - Weak maps: maps behind an activation with less than a tenth of the median strength in their layer, on
   1,000 test images. Small weights: those below a tenth of the typical size in their layer (its root mean
   square); of normally distributed weights these are 8 %."""

@@ -7,10 +7,11 @@ moment, continued anywhere, and enlarged later. An arm that occurs in several st
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ MOST_TRIALS = 9  # rates of one arm, after which the search ends
 NEAR = 0.01  # behind the best accuracy, in [0, 1]: rates so near to it are tried with more seeds
 CLOSE = 0.005  # a difference in accuracy, in [0, 1], for which more seeds are needed
 DATASET_NAMES = {"cifar10": CIFAR_10, "stand-in": STAND_IN}  # what records call them
+AGAIN = "again"  # in a folder of records, what has those of the same runs from other machines, a folder each
 LOST = 3  # times that workers may die, one after another without a run that ends
 
 
@@ -217,58 +219,84 @@ class Study:
 
     def accuracy(self, label: str, records: Records) -> Estimate | None:
         """The test accuracy of an arm, in [0, 1], over its runs that did not diverge; None without one."""
-        found = _rights(self.results(records)[self[label].label])
-        return estimate(np.stack([*found.values()])) if found else None
+        runs = self.results(records)[self[label].label]
+        found = [_rights(run) for run in runs if not run.diverged]
+        return estimate(np.stack(found)) if found else None
+
+    def compared(
+        self, family: Family, records: Records
+    ) -> dict[tuple[Side, Side], dict[int, tuple[dict[str, History], dict[str, History]]]]:
+        """For each pair of a family the runs to compare: by seed, those of both sides, by label of the arm.
+
+        All of a seed are from one machine and in one number format where there are such, if need be those
+        that were made again; where there are none, at least those of a difference that is a side. Runs that
+        diverged and pairs without a common seed are left out.
+        """
+        made: dict[str, dict[int, list[History]]] = {}
+        for label, runs in self.all_runs(records).items():
+            versions = {
+                run.seed: [each for each in records.versions(run) if not each.diverged] for run in runs
+            }
+            made[label] = {seed: found for seed, found in versions.items() if found}
+        chosen = {}
+        for one, other in family.pairs:
+            labels = _labels(one) + _labels(other)
+            if seeds := [seed for seed in made[labels[0]] if all(seed in made[label] for label in labels)]:
+                chosen[one, other] = {
+                    seed: _alike(one, other, {label: made[label][seed] for label in labels}) for seed in seeds
+                }
+        return chosen
 
     def differences(
         self, family: Family, records: Records, images: np.ndarray | None = None, parts: int = 1
     ) -> dict[tuple[Side, Side], Estimate]:
         """For each pair of a family the difference in test accuracy, over the seeds that its arms have.
 
-        The runs are paired by seed, and their images one by one. The intervals of the family hold together
-        with 95 % (Bonferroni). images: bool (images,), those that count; None is all. parts: into so many
-        parts of the images the question is divided, whose intervals hold together as well. Pairs without a
-        common seed are left out.
+        Of the runs that `compared` gives, paired by seed, and their images one by one. The intervals of the
+        family hold together with 95 % (Bonferroni). images: bool (images,), those that count; None is all.
+        parts: into so many parts of the images the question is divided, whose intervals hold together, too.
         """
         confidence = 1 - 0.05 / (len(family.pairs) * parts)
-        rights = {label: _rights(runs) for label, runs in self.results(records).items()}
         found = {}
-        for one, other in family.pairs:
-            here, there = (_by_seed(side, rights) for side in (one, other))
-            if seeds := [seed for seed in here if seed in there]:
-                values = np.stack([here[seed] - there[seed] for seed in seeds])
-                found[one, other] = estimate(values if images is None else values[:, images], confidence)
+        for (one, other), by_seed in self.compared(family, records).items():
+            values = np.stack(
+                [_side(one, here, _rights) - _side(other, there, _rights) for here, there in by_seed.values()]
+            )
+            found[one, other] = estimate(values if images is None else values[:, images], confidence)
         return found
 
-    def differences_again(self, records: Records, again: Records) -> dict[str, Estimate]:
-        """For each arm that was trained again, elsewhere, the accuracy in `records` minus that in `again`.
+    def differences_again(self, records: Records) -> dict[tuple[str, str], Estimate]:
+        """For each arm that was trained again, and each machine: the accuracy in the record that comes first
+        minus that in the one from the machine.
 
         Paired by seed and image, with intervals that hold together, as in `differences`.
         """
-        pairs, experiments = {}, self.all_runs(records)
-        for label, runs in self.results(records).items():
-            there = [again.find(run) for run in experiments[label]]
-            here, found = _rights(runs), _rights(run for run in there if run is not None)
-            if seeds := [seed for seed in here if seed in found]:
-                pairs[label] = np.stack([here[seed] - found[seed] for seed in seeds])
-        return {label: estimate(values, 1 - 0.05 / len(pairs)) for label, values in pairs.items()}
+        pairs: dict[tuple[str, str], list[np.ndarray]] = {}
+        for label, runs in self.all_runs(records).items():
+            for first, *again in filter(None, map(records.versions, runs)):
+                for run in again:
+                    if not (first.diverged or run.diverged):
+                        values = _rights(first) - _rights(run)
+                        pairs.setdefault((label, run.processor), []).append(values)
+        return {key: estimate(np.stack(values), 1 - 0.05 / len(pairs)) for key, values in pairs.items()}
 
     def differences_by_epoch(
         self, family: Family, records: Records
     ) -> dict[tuple[Side, Side], list[Estimate]]:
         """For each pair of a family the difference in test accuracy after each epoch both arms have.
 
-        The runs are paired by seed; the intervals are over seeds only, and hold together as in `differences`.
+        Of the runs that `compared` gives, paired by seed; the intervals are over seeds only, and hold
+        together as in `differences`.
         """
         confidence = 1 - 0.05 / len(family.pairs)
-        results = self.results(records)
-        curves = {label: {run.seed: np.array(run.accuracy) for run in results[label]} for label in results}
         found = {}
-        for one, other in family.pairs:
-            here, there = (_by_seed(side, curves) for side in (one, other))
-            if seeds := [seed for seed in here if seed in there]:
-                epochs = zip(*(_minus(here[seed], there[seed]).tolist() for seed in seeds), strict=False)
-                found[one, other] = [Estimate(*interval(values, confidence), len(seeds)) for values in epochs]
+        for (one, other), by_seed in self.compared(family, records).items():
+            curves = [
+                _minus(_side(one, here, _curve), _side(other, there, _curve)).tolist()
+                for here, there in by_seed.values()
+            ]
+            epochs = zip(*curves, strict=False)
+            found[one, other] = [Estimate(*interval(values, confidence), len(curves)) for values in epochs]
         return found
 
 
@@ -276,12 +304,38 @@ def _labels(side: Side) -> tuple[str, ...]:
     return (side,) if isinstance(side, str) else side
 
 
-def _by_seed(side: Side, values: Mapping[str, Mapping[int, np.ndarray]]) -> Mapping[int, np.ndarray]:
-    """What a side has for each seed: the values of its arm, or the difference between those of its two."""
-    if isinstance(side, str):
-        return values[side]
-    here, there = (values[label] for label in side)
-    return {seed: _minus(here[seed], there[seed]) for seed in here if seed in there}
+def _alike(
+    one: Side, other: Side, versions: Mapping[str, Sequence[History]]
+) -> tuple[dict[str, History], dict[str, History]]:
+    """Of each arm of both sides one of its runs, from one machine where there is one that has all."""
+    if found := _on_one_machine(_labels(one) + _labels(other), versions):
+        return found, found
+    here, there = (
+        _on_one_machine(_labels(side), versions) or {label: versions[label][0] for label in _labels(side)}
+        for side in (one, other)
+    )
+    return here, there
+
+
+def _on_one_machine(
+    labels: Sequence[str], versions: Mapping[str, Sequence[History]]
+) -> dict[str, History] | None:
+    """A run for each label, all from the same machine: the first one of the first label that has them."""
+    for machine in map(made_on, versions[labels[0]]):
+        found = {label: [run for run in versions[label] if made_on(run) == machine] for label in labels}
+        if all(found.values()):
+            return {label: runs[0] for label, runs in found.items()}
+    return None
+
+
+def made_on(run: History) -> tuple[str, str]:
+    """The processor and the number format of a run."""
+    return run.processor, str(run.machine.get("dtype"))
+
+
+def _side(side: Side, runs: Mapping[str, History], values: Callable[[History], np.ndarray]) -> np.ndarray:
+    """The values of an arm's run, or the difference between those of two."""
+    return _minus(*(values(runs[label]) for label in side)) if isinstance(side, tuple) else values(runs[side])
 
 
 def _minus(here: np.ndarray, there: np.ndarray) -> np.ndarray:
@@ -290,9 +344,14 @@ def _minus(here: np.ndarray, there: np.ndarray) -> np.ndarray:
     return here[:length] - there[:length]
 
 
-def _rights(runs: Iterable[History]) -> dict[int, np.ndarray]:
-    """For each seed whether each test image was right, as numbers (images,)."""
-    return {run.seed: run.rights().astype(np.int8) for run in runs if not run.diverged}
+def _rights(run: History) -> np.ndarray:
+    """Whether each test image was right, as numbers (images,)."""
+    return run.rights().astype(np.int8)
+
+
+def _curve(run: History) -> np.ndarray:
+    """The test accuracy after each epoch."""
+    return np.array(run.accuracy)
 
 
 def best_of(trials: Iterable[Trial]) -> Trial:
@@ -301,32 +360,55 @@ def best_of(trials: Iterable[Trial]) -> Trial:
 
 
 class Records:
-    """The records in folders, by the name of their file. Those of the first folder come first."""
+    """The records in folders, by the name of their file. Those of the first folder come first.
+
+    The folders in their folders AGAIN have those of the same runs that were made again, each on one machine.
+    """
 
     def __init__(self, *folders: str | Path):
         self.folders = [Path(folder) for folder in folders]
-        self._read: dict[str, History] = {}
-        self._compared: dict[str, Experiment] = {}  # those whose record was found to be theirs
+        self._read: dict[Path, History] = {}
+        self._compared: dict[Path, Experiment] = {}  # those whose record was found to be theirs
 
     def find(self, experiment: Experiment) -> History | None:
         """The record of a run that is complete; None if there is none.
 
         Raises ValueError if the file of that name has the record of another experiment.
         """
-        if (known := self._read.get(experiment.stem)) is None:
-            paths = [folder / f"{experiment.stem}.json" for folder in self.folders]
-            path = next((path for path in paths if path.exists()), None)
-            known = History.load(path) if path else None
-            if known is None or not known.is_complete:
+        paths = (folder / f"{experiment.stem}.json" for folder in self.folders)
+        path = next((path for path in paths if path in self._read or path.exists()), None)
+        return self._load(path, experiment) if path else None
+
+    def versions(self, experiment: Experiment) -> list[History]:
+        """The record of a run, as `find` gives it, then those of the same run that was made again.
+
+        Raises ValueError as `find` does.
+        """
+        first = self.find(experiment)
+        paths = (
+            path for again in self._again for path in [again / f"{experiment.stem}.json"] if path.exists()
+        )
+        return (
+            [] if first is None else [first, *filter(None, (self._load(path, experiment) for path in paths))]
+        )
+
+    @cached_property
+    def _again(self) -> list[Path]:
+        return [path for folder in self.folders for path in sorted((folder / AGAIN).glob("*/"))]
+
+    def _load(self, path: Path, experiment: Experiment) -> History | None:
+        if (known := self._read.get(path)) is None:
+            known = History.load(path)
+            if not known.is_complete:
                 return None
-            self._read[experiment.stem] = known
-        if self._compared.get(experiment.stem) != experiment:
+            self._read[path] = known
+        if self._compared.get(path) != experiment:
             if difference := _difference(experiment, known):
                 raise ValueError(
                     f"{known.path} is the record of another experiment, with {difference}; give another "
                     "folder, or another label"
                 )
-            self._compared[experiment.stem] = experiment
+            self._compared[path] = experiment
         return known
 
 

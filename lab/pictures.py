@@ -216,7 +216,8 @@ def classes_picture(study: Study, records: Records, labels: Labels) -> Axes:
     named = {pair: difference_title(study.arms, *pair) for pair in by_class[0]}
     changes = {name: np.array([each[pair].mean for each in by_class]) for pair, name in named.items()}
     halves = {name: np.array([each[pair].half for each in by_class]) for pair, name in named.items()}
-    return figures.plot_changes(labels.classes, changes, halves, dataset=CIFAR_10, title=study.name)
+    title = f"{study.name}, {study.families[0].name}"
+    return figures.plot_changes(labels.classes, changes, halves, dataset=CIFAR_10, title=title)
 
 
 def differences_by_class(

@@ -15,7 +15,6 @@ from lab.recipes import RECIPES, Recipe
 from model import CONVS, NORMS, STAGES, Row
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "study"
-AGAIN = "again"  # its folder with records of runs that were made a second time, on another machine
 
 
 def published() -> Records:
@@ -349,21 +348,9 @@ _SMALL = {
 
 BATCH_SIZES = Study(
     "batch-sizes",
-    "Does batch norm need large batches (arXiv 1803.08494)?",
+    "Does batch norm need large batches (arXiv 1803.08494)? Where nothing is said, batches have 256 images.",
     [*(_MODELS[norm, "muon"] for norm in COURSE_NORMS), *_SMALL.values()],
     [
-        Family(
-            "batches of 256",
-            tuple(
-                _against(
-                    _MODELS["batch", "muon"].label, [_MODELS[norm, "muon"].label for norm in COURSE_NORMS]
-                )
-            ),
-        ),
-        Family(
-            "batches of 8",
-            tuple(_against(_SMALL["batch"].label, [_SMALL[norm].label for norm in COURSE_NORMS])),
-        ),
         Family(
             "batches of 8 against 256",
             tuple((_SMALL[norm].label, _MODELS[norm, "muon"].label) for norm in COURSE_NORMS),
@@ -378,6 +365,18 @@ BATCH_SIZES = Study(
                 for norm in COURSE_NORMS
                 if norm != "batch"
             ),
+        ),
+        Family(
+            "batches of 256",
+            tuple(
+                _against(
+                    _MODELS["batch", "muon"].label, [_MODELS[norm, "muon"].label for norm in COURSE_NORMS]
+                )
+            ),
+        ),
+        Family(
+            "batches of 8",
+            tuple(_against(_SMALL["batch"].label, [_SMALL[norm].label for norm in COURSE_NORMS])),
         ),
     ],
 )

@@ -23,13 +23,13 @@ from lab.findings import (
     sentences,
     verdict,
 )
-from lab.grid import Family, Records, Study
+from lab.grid import AGAIN, Family, Records, Study
 from lab.maps import Inside
 from lab.measurements import LABELS, Labels, Measurements
 from lab.recipes import Recipe
 from lab.records import History
 from lab.statistics import Estimate, estimate, interval
-from lab.studies import AGAIN, PUBLISHED, STUDIES
+from lab.studies import PUBLISHED, STUDIES
 from model import Net, count_parameters
 
 HERE = Path(__file__).resolve().parent.parent
@@ -187,9 +187,9 @@ def test_the_class_that_changed_most_is_told_with_an_interval_for_all_classes_an
     name = max(found, key=lambda each: abs(found[each].mean))
     mean, half, _ = found[name]
     table = differences_table(STUDY, records, labels=labels)
-    assert table.head[-1] == "class that changed most, points"
-    assert table.rows[0][-1] == f"{name} {100 * mean:+.1f} ± {100 * half:.1f}"
-    assert table.rows[0][:-1] == differences_table(STUDY, records).rows[0]
+    assert table.head[-2:] == ("class that changed most, points", "machine")
+    assert table.rows[0][-2:] == (f"{name} {100 * mean:+.1f} ± {100 * half:.1f}", "P")
+    assert table.rows[0][:-2] == differences_table(STUDY, records).rows[0]
 
 
 def test_epochs_are_compared_only_where_all_arms_have_as_many(records, tmp_path):
@@ -245,24 +245,53 @@ def test_the_page_has_the_tables_of_a_study_and_its_number_of_runs(records):
     assert differences_table(STUDY, records).markdown() in found
 
 
+def made_again(folder, name, processor, run, share):
+    """A record of the same run from another machine, in the folder of that machine."""
+    there = folder / AGAIN / name
+    there.mkdir(parents=True, exist_ok=True)
+    history = finished(there, run, share)
+    history.machine["processor"] = processor
+    history.save(there / f"{run.stem}.json")
+    return history
+
+
 def test_runs_that_were_made_again_elsewhere_are_compared_with_these(records, tmp_path):
-    (tmp_path / AGAIN).mkdir()
-    for seed in (0, 2):
-        run = STUDY.runs(ARMS[0], records)[seed]
-        there = finished(tmp_path / AGAIN, run, 0.3)
-        there.machine["processor"] = "Q"
-        there.save(tmp_path / AGAIN / f"{run.stem}.json")
-    again = Records(tmp_path / AGAIN)
-    (found,) = STUDY.differences_again(records, again).values()
-    pairs = [(run, again.find(run)) for run in STUDY.runs(ARMS[0], records)]
-    values = [records.find(run).rights() * 1 - there.rights() for run, there in pairs if there is not None]
-    assert found == estimate(np.stack(values), 0.95)  # a single comparison
-    assert again_table(STUDY, records, again).rows == (
-        ("a", f"+{100 * found.mean:.1f} ± {100 * found.half:.1f}", "2", "higher"),
+    assert "made again, on another" not in page({"mine": STUDY}, records)
+    found = {seed: made_again(tmp_path, "q", "Q", STUDY.runs(ARMS[0], records)[seed], 0.3) for seed in (0, 2)}
+    again = Records(tmp_path)
+    runs = {run.seed: run for run in STUDY.results(again)["a"]}
+    values = [runs[seed].rights() * 1 - there.rights() for seed, there in found.items()]
+    expected = estimate(np.stack(values), 0.95)  # a single comparison
+    assert STUDY.differences_again(again) == {("a", "Q"): expected}
+    assert again_table(STUDY, again).rows == (
+        ("a", "Q", f"+{100 * expected.mean:.1f} ± {100 * expected.half:.1f}", "2", "higher"),
     )
-    told = page({"mine": STUDY}, records, again=again)
-    assert "made again on Q in float32. Accuracy here minus accuracy there:" in told
-    assert "made again" not in page({"mine": STUDY}, records, again=Records(tmp_path / "none"))
+    told = page({"mine": STUDY}, again)
+    assert "made again, on another machine. The accuracy above minus that one:" in told
+
+
+def test_a_difference_is_taken_on_one_machine_if_both_arms_have_runs_there(records, tmp_path):
+    """P has both arms; then b moves to Q, where a was made again for seed 1 only."""
+    (family,) = [each for each in STUDY.families if ("a", "b") in each.pairs]
+    runs = {label: {run.seed: run for run in each} for label, each in STUDY.results(records).items()}
+    moved = {}
+    for run in STUDY.runs(STUDY["b"], records):
+        history = finished(tmp_path, run, 0.5)
+        history.machine["processor"] = "Q"
+        history.save(tmp_path / f"{run.stem}.json")
+        moved[run.seed] = history
+    there = made_again(tmp_path, "q", "Q", STUDY.runs(STUDY["a"], records)[1], 0.9)
+    made_again(tmp_path, "r", "R", STUDY.runs(STUDY["a"], records)[0], 0.1)  # b was not made there
+    found = STUDY.compared(family, Records(tmp_path))["a", "b"]
+    machines = {seed: [run.processor for run in here.values()] for seed, (here, _) in found.items()}
+    assert {seed: sorted(names) for seed, names in machines.items()} == {0: ["P"], 1: ["Q", "Q"], 2: ["P"]}
+    values = [runs["a"][seed].rights() * 1 - moved[seed].rights() for seed in (0, 2)]
+    values.insert(1, there.rights() * 1 - moved[1].rights())
+    confidence = 1 - 0.05 / len(family.pairs)
+    assert STUDY.differences(family, Records(tmp_path))["a", "b"] == estimate(np.stack(values), confidence)
+    labels = Labels(("cat", "dog"), np.arange(IMAGES) // 700)
+    rows = differences_table(STUDY, Records(tmp_path), labels=labels).rows
+    assert [row[-1] for row in rows] == ["P, Q, not the same for both", "P"]
 
 
 def test_arms_closer_than_half_a_point_get_more_seeds(tmp_path):
@@ -294,9 +323,7 @@ def test_arms_closer_than_half_a_point_get_more_seeds(tmp_path):
 
 def test_the_published_page_is_what_the_records_give():
     published = (PUBLISHED / "README.md").read_text(encoding="utf-8")
-    assert published == page(
-        STUDIES, Records(PUBLISHED), Measurements.load(PUBLISHED), Records(PUBLISHED / AGAIN)
-    )
+    assert published == page(STUDIES, Records(PUBLISHED), Measurements.load(PUBLISHED))
 
 
 def test_every_published_record_belongs_to_a_study():
@@ -338,7 +365,7 @@ def test_every_interval_that_is_told_is_one_of_a_published_study(place):
     told = re.findall(r"\d+\.\d+ ± \d+\.\d+", said()[place])
     # Of the page with the tables of all complete studies, which another test compares with the records.
     text = (PUBLISHED / "README.md").read_text(encoding="utf-8")
-    text = re.sub(r"^The same runs were made again .*?^!", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^Runs of these arms were made again.*?^!", "", text, flags=re.DOTALL | re.MULTILINE)
     known = set(re.findall(r"\d+\.\d+ ± \d+\.\d+", text))
     assert len(told) >= 4
     assert [interval for interval in told if interval not in known] == []

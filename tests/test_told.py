@@ -1,12 +1,15 @@
 """What README and the notebook say about the studies: the sentences, with the figures of the records."""
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from lab.costs import costs
+from lab.findings import last_epoch
+from lab.grid import Side
 from lab.statistics import Estimate
 from lab.studies import STUDIES, measured, published
 
@@ -31,7 +34,7 @@ def said(place: str) -> str:
 
 
 @cache
-def difference(study: str, one: str, other: str) -> Estimate:
+def difference(study: str, one: Side, other: Side) -> Estimate:
     """The difference in accuracy between two arms that the study compares."""
     for family in STUDIES[study].families:
         if (one, other) in family.pairs:
@@ -50,14 +53,14 @@ def lower_from(study: str, *pairs: tuple[str, str]) -> int:
     return found[0]
 
 
-def above(study: str, one: str, other: str) -> str:
+def above(study: str, one: Side, other: Side) -> str:
     """By how many points `one` is above `other`, which has to be more than chance."""
     found = difference(study, one, other)
     assert found.mean > found.half, f"{one} is not above {other}: {found}"
     return points(found)
 
 
-def below(study: str, one: str, other: str) -> str:
+def below(study: str, one: Side, other: Side) -> str:
     found = difference(study, one, other)
     assert -found.mean > found.half, f"{one} is not below {other}: {found}"
     return points(found._replace(mean=-found.mean))
@@ -169,12 +172,27 @@ def batch_norm() -> tuple[str, str, str]:
     return one, other, losses("models", *others)
 
 
-def small_batches() -> tuple[str, ...]:
-    """With batches of 8: batch norm above layer and group norm; what each of the three loses or gains."""
+def small_batches() -> tuple[str, str]:
+    """With batches of 8 instead of 256: what batch, layer and group norm lose or gain, and the lead left."""
     small = {norm: model(norm) + "-batches-of-8" for norm in NORMS}
-    lead = [below("batch-sizes", small[norm], small["batch"]) for norm in NORMS[1:]]
-    gains = [above("batch-sizes", small[norm], model(norm)) for norm in NORMS[1:]]
-    return *lead, below("batch-sizes", small["batch"], model()), *gains
+    lost = below("batch-sizes", small["batch"], model())
+    layer, group = (above("batch-sizes", small[norm], model(norm)) for norm in NORMS[1:])
+    over_layer, over_group = (below("batch-sizes", small[norm], small["batch"]) for norm in NORMS[1:])
+    changes = f"{lost} points, while layer norm gains {layer} and group norm {group}"
+    return changes, f"{over_layer} and {over_group}"
+
+
+def gained(study: str) -> str:
+    """The points that the last epoch adds, from the arm with the fewest to that with the most."""
+    least, most = re.findall(r"[+-]\d+\.\d", last_epoch(STUDIES[study], published()))
+    return f"{float(least):.1f} to {float(most):.1f} points"
+
+
+def shrunk() -> str:
+    """By how much batches of 8 shrink the lead of batch norm over layer and over group norm."""
+    changes = {norm: (model(norm) + "-batches-of-8", model(norm)) for norm in NORMS}
+    one, other = (below("batch-sizes", changes["batch"], changes[norm]) for norm in NORMS[1:])
+    return f"{one} and {other}"
 
 
 def of_penalties() -> dict[str, str]:
@@ -196,7 +214,8 @@ def readme() -> list[str]:
     penalties = of_penalties()
     sgd, adamw, both = muon()
     layer, group, others = batch_norm()
-    over_layer, over_group, *_ = small_batches()
+    changes, lead = small_batches()
+    most = weak("models", [model(norm) for norm in NORMS])[-1]
     return [
         f"**Muon** is {sgd} points above SGD and {adamw} above AdamW with batch norm, and {both} above them "
         "with layer and group norm.",
@@ -204,8 +223,8 @@ def readme() -> list[str]:
         f"penalty AdamW {penalties['adamw-L2-4e-05']}; weight decay nothing measurable.",
         f"**Batch norm** is {layer} points above layer norm and {group} above group norm with Muon, {others} "
         "with the other optimizers",
-        f"with batches of 8, {over_layer} and {over_group}.",
-        f"with Muon, at most {weak('models', [model(norm) for norm in NORMS])[-1]} of 496.",
+        f"With batches of 8 instead of 256 it loses {changes}; it stays ahead by {lead}.",
+        f"with batches of 256 and Muon, at most {most} of 496.",
         f"is {below(WIDE, arm(B), arm(S))} points below it, **mixed** a third, and is "
         f"{below(WIDE, arm('mixed'), arm(S))} below;",
         f"(eight to ten epochs, {seconds()}) they are {below(TIMED, timed(B), timed(S))} and "
@@ -224,7 +243,7 @@ def readme() -> list[str]:
 def notebook() -> list[str]:
     sgd, adamw, both = muon()
     layer, group, others = batch_norm()
-    over_layer, over_group, *changes = small_batches()
+    changes, lead = small_batches()
     by_norm = {norm: (f"dilated-{norm}-muon", f"standard-{norm}-muon") for norm in NORMS_OF_TECHNIQUES}
     assert all(difference(WIDE, *by_norm[norm]).holds_zero for norm in ("layer", "group"))
     separable = [(f"{conv}-none-muon", f"{conv}-batch-muon") for conv in (B, D)]
@@ -238,6 +257,7 @@ def notebook() -> list[str]:
     assert lower_from("models", layer_pair) == 4  # the last
     suppressed = weak("models", [model("layer", "adamw")])
     assert weak("models", [model()])[-1] == 0
+    after_sum = unknown("additions", after("sgd"), model("batch", "sgd"))
     return [
         # What made the difference
         f"With batch norm, Muon is {sgd} points above SGD and {adamw} above AdamW; with layer and group norm "
@@ -252,12 +272,12 @@ def notebook() -> list[str]:
         f"with L2 (`1.6e-4`), AdamW {penalties['adamw-L2-4e-05']} with L2 (`4e-5`). Too much harms: "
         f"`2.56e-4` of L1 costs AdamW {penalties['adamw-L1-0.000256']}. With AdamW's own weight decay no "
         "difference was measured",
-        f"it loses {changes[0]} points, while layer norm gains {changes[1]} and group norm {changes[2]}. It "
-        f"stays ahead of both, by {over_layer} and {over_group} (study `batch-sizes`).",
+        f"it loses {changes}. It stays ahead of both, by {lead}: its lead shrinks by {shrunk()}",
+        f"the last epoch still adds {gained('models')}.",
         f"there are at most {most} with the others",
         f"Layer norm with AdamW has the most, {suppressed[0]} to {suppressed[-1]},",
-        f"SGD gains {above('additions', after('sgd'), model('batch', 'sgd'))} points, and with Muon no "
-        f"difference was measured, {unknown('additions', after('muon'), model())}",
+        f"No difference was measured: after it, SGD has {after_sum} points and Muon "
+        f"{unknown('additions', after('muon'), model())}",
         # Which technique is worth its cost
         f"the standard network is the most accurate, {accuracy(WIDE, arm(S))}, and the largest. The mixed "
         f"one has a third of its weights, and is {below(WIDE, arm('mixed'), arm(S))} points below it. "
@@ -290,8 +310,7 @@ def notebook() -> list[str]:
         # Findings
         f"With batch norm, Muon is {sgd} points above SGD and {adamw} above AdamW. With Muon, batch norm is "
         f"{layer} above layer norm and {group} above group norm.",
-        f"it loses {changes[0]} points, while layer norm gains {changes[1]} and group norm {changes[2]}; it "
-        f"is still ahead of them, by {over_layer} and {over_group} (study `batch-sizes`).",
+        f"it loses {changes}; it is still ahead of them, by {lead} (study `batch-sizes`).",
         f"no effect on accuracy was measured ({penalty} points); with batch norm and SGD it gains "
         f"{penalties['sgd-L1-6.4e-05']}.",
         f"is {below(WIDE, arm(B), arm(S))} points below standard. The same two steps in the other order, "
