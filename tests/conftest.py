@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,11 @@ HERE = Path(__file__).resolve().parent.parent
 # Of its tables hypothesis would make a folder in the tree, already while tests are collected.
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / "hypothesis"))
 
+# What a shell leaves to a command: another environment that is active, about which IPython warns, and Ctrl-C
+# ignored, if the command runs in the background.
+os.environ.pop("VIRTUAL_ENV", None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes of several threads would wait for each other
     os.environ["OMP_NUM_THREADS"] = "1"  # for what the tests start
