@@ -321,7 +321,8 @@ what is missing.
   interval holds zero, no difference was measured, which does not mean that there is none. Where two
   studies make the same comparison, the one with more comparisons in its question has the wider interval.
 - A difference is taken between runs on one machine, where both arms have such: if need be between runs that
-  were made again, which the table of arms does not count. Its last column names the machine.
+  were made again, which the table of arms does not count. The last column of the table of comparisons names
+  the machines, and says where the two arms have none in common.
 - Weak maps: maps behind an activation with less than a tenth of the median strength in their layer, on
   1,000 test images. Small weights: those below a tenth of the typical size in their layer (its root mean
   square); of normally distributed weights these are 8 %."""

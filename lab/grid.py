@@ -384,13 +384,10 @@ class Records:
 
         Raises ValueError as `find` does.
         """
-        first = self.find(experiment)
-        paths = (
-            path for again in self._again for path in [again / f"{experiment.stem}.json"] if path.exists()
-        )
-        return (
-            [] if first is None else [first, *filter(None, (self._load(path, experiment) for path in paths))]
-        )
+        if (first := self.find(experiment)) is None:
+            return []
+        paths = [folder / f"{experiment.stem}.json" for folder in self._again]
+        return [first, *filter(None, (self._load(path, experiment) for path in paths if path.exists()))]
 
     @cached_property
     def _again(self) -> list[Path]:
