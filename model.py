@@ -11,7 +11,8 @@ Needs only torch, so the file can be copied beside any notebook:
 
 The sections, from top to bottom:
 
-    Convolution techniques  CONVS: standard, dilated, depthwise_separable, blueprint_separable, mixed
+    Convolution techniques  CONVS: standard, dilated, depthwise_separable, blueprint_separable, mixed,
+                            gated_separable, gated_multi_scale
     Normalizations          NORMS: batch_norm, layer_norm, group_norm, instance_norm, no_norm
     The block               conv_block: a convolution, its normalization, its activation; Residual
     Helpers                 what several sections use: names, integers, evaluation mode
@@ -106,6 +107,81 @@ def mixed(in_channels, out_channels, *, kernel_size=3, stride=1, dilation=1, bia
     )
 
 
+def gated_separable(
+    in_channels, out_channels, *, kernel_size=3, stride=1, dilation=1, bias=False
+) -> nn.Module:
+    """Depthwise, then a gated pointwise pair: what one 1x1 convolution lets through, the other computes.
+
+    Source of the gate: Dauphin et al., "Language Modeling with Gated Convolutional Networks", arXiv
+    1612.08083.
+    """
+    depthwise = _conv2d(in_channels, in_channels, kernel_size, stride, dilation, in_channels)
+    return Gated(depthwise, GatedPointwise(in_channels, out_channels, bias))
+
+
+def gated_multi_scale(
+    in_channels, out_channels, *, kernel_size=3, stride=1, dilation=1, bias=False
+) -> nn.Module:
+    """Depthwise at three scales, as in MultiScale, then a gated pointwise pair."""
+    depthwise = MultiScale(in_channels, kernel_size, stride, dilation)
+    return Gated(depthwise, GatedPointwise(in_channels, out_channels, bias))
+
+
+class Gated(nn.Sequential):
+    """`pointwise(depthwise(x))`, which a block takes apart: the gate is its activation, behind the norm."""
+
+    depthwise: nn.Module
+    pointwise: nn.Module
+
+    def __init__(self, depthwise: nn.Module, pointwise: nn.Module):
+        super().__init__()
+        self.depthwise, self.pointwise = depthwise, pointwise
+
+
+class GatedPointwise(nn.Module):
+    """`output(value(x) * sigmoid(gate(x)))`, of three 1x1 convolutions."""
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = False):
+        super().__init__()
+        self.value = _conv2d(in_channels, out_channels, 1)
+        self.gate = _conv2d(in_channels, out_channels, 1)
+        self.output = _conv2d(out_channels, out_channels, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, in_channels, H, W) -> (N, out_channels, H, W)
+        return self.output(self.value(x) * self.gate(x).sigmoid())
+
+
+class MultiScale(nn.Module):
+    """Filters each channel separately: a quarter of them at each of three scales. The last quarter is kept.
+
+    `near` is one depthwise convolution. `far` is two, which together see 2 * kernel_size - 1 taps in each
+    direction, and `farthest` is two, of which the taps of the second are kernel_size times as far apart, so
+    that they see kernel_size ** 2. Channels left over by a division by 4 go to the first scales.
+    """
+
+    def __init__(self, channels: int, kernel_size: int = 3, stride: int = 1, dilation: int = 1):
+        super().__init__()
+        self.in_channels, self.stride = channels, stride
+        self.parts = [(channels + 3 - number) // 4 for number in range(4)]
+        spreads = {"near": (1,), "far": (1, 1), "farthest": (1, kernel_size)}  # between taps, times dilation
+        for (name, factors), part in zip(spreads.items(), self.parts, strict=False):
+            if part:
+                steps = [1] * (len(factors) - 1) + [stride]
+                convs = [
+                    _conv2d(part, part, kernel_size, step, dilation * factor, part)
+                    for step, factor in zip(steps, factors, strict=True)
+                ]
+                self.add_module(name, nn.Sequential(*convs))
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, ceil(H / stride), ceil(W / stride))
+        parts = x.split(self.parts, 1)
+        maps = [branch(parts[number]) for number, branch in enumerate(self.children())]
+        if self.parts[-1]:
+            # Windows of one pixel: slices with a step would give the gradient another memory layout.
+            maps.append(parts[-1] if self.stride == 1 else F.avg_pool2d(parts[-1], 1, self.stride))
+        return torch.cat(maps, 1)
+
+
 def _conv2d(in_channels, out_channels, kernel_size, stride=1, dilation=1, groups=1, bias=False) -> nn.Conv2d:
     padding = dilation * (kernel_size - 1) // 2  # keeps the size at stride 1, for an odd kernel
     return nn.Conv2d(
@@ -119,6 +195,8 @@ CONVS: dict[str, Callable[..., nn.Module]] = {
     "depthwise_separable": depthwise_separable,
     "blueprint_separable": blueprint_separable,
     "mixed": mixed,
+    "gated_separable": gated_separable,
+    "gated_multi_scale": gated_multi_scale,
 }
 
 # ---- Normalizations --------------------------------------------------------------------------------
@@ -135,7 +213,10 @@ def layer_norm(channels: int) -> nn.Module:
     return nn.GroupNorm(1, channels)
 
 
-def group_norm(channels: int, groups: int = 8) -> nn.Module:
+GROUPS = 8  # of channels, in group norm
+
+
+def group_norm(channels: int, groups: int = GROUPS) -> nn.Module:
     """Each image in `groups` groups of channels: statistics over (C / groups, H, W). arXiv 1803.08494.
 
     Raises ValueError if `groups` does not divide `channels`.
@@ -206,7 +287,8 @@ def conv_block(
     """A convolution of the named technique, its normalization and its activation.
 
     Maps (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride)). The children
-    are named conv, norm and act. The convolution has a bias only if no normalization follows.
+    are named conv, norm and act. The convolution has a bias only if no normalization follows. Of a gated
+    technique, conv is the depthwise step and act the gated pair, instead of `activation`.
 
     conv: a name in CONVS, or a callable with the same signature. norm: a name in NORMS, or a callable
     from channels to a module. dilation: distance between taps in pixels; None is the technique's own, 2
@@ -239,9 +321,16 @@ def conv_block(
         )
     kind = nn.Sequential if not residual else PostActivation if post_activation else Residual
     block = kind()
-    block.add_module("conv", make_conv(in_channels, out_channels, **shape, bias=make_norm is no_norm))
-    block.add_module("norm", make_norm(out_channels, **({} if groups is None else {"groups": groups})))
-    block.add_module("act", activation())
+    made = make_conv(in_channels, out_channels, **shape, bias=make_norm is no_norm)
+    if isinstance(made, Gated):
+        made, normalized, act = made.depthwise, in_channels, made.pointwise
+        if make_norm is group_norm:  # the three channels of an image are one group
+            groups = math.gcd(groups or GROUPS, in_channels)
+    else:
+        normalized, act = out_channels, activation()
+    block.add_module("conv", made)
+    block.add_module("norm", make_norm(normalized, **({} if groups is None else {"groups": groups})))
+    block.add_module("act", act)
     return block
 
 
@@ -1043,8 +1132,8 @@ def describe(net: nn.Module, image_size: int = 32) -> Description:
 
     image_size: pixels, the side of a square image. The receptive field is the one of a chain of
     convolutions, where skip connections add nothing: each convolution adds (kernel - 1) * dilation *
-    (product of the strides before it). Leaves the network, its mode and its statistics, and torch's
-    random state as they were.
+    (product of the strides before it), and a MultiScale what its widest branch adds. Leaves the network, its
+    mode and its statistics, and torch's random state as they were.
 
     Raises ValueError if `net` has no 2-D convolution, and for an image_size that is not from 1 to 4096.
     """
@@ -1054,7 +1143,10 @@ def describe(net: nn.Module, image_size: int = 32) -> Description:
         raise ValueError(f"{type(net).__name__} has no Conv2d to describe")
     image_size = _integer("image_size", image_size, most=MAX_IMAGE_SIZE)
     rows: list[ConvRow] = []
+    splits = [module for module in net.modules() if isinstance(module, MultiScale)]
+    branches = [branch for module in splits for branch in module.children()]
     field, jump = 1, 1  # receptive field and distance between neighbouring units, in pixels of the image
+    start, ends = (1, 1), [(1, 1)]  # both, before the MultiScale that an image is in, and behind its branches
 
     def record(module: nn.Conv2d, inputs, output: Tensor) -> None:
         nonlocal field, jump
@@ -1076,9 +1168,25 @@ def describe(net: nn.Module, image_size: int = 32) -> Description:
             )
         )
 
-    first = next(iter(convs))
-    image = torch.zeros(1, first.in_channels, image_size, image_size).to(first.weight)
+    def split(module: MultiScale, inputs) -> None:
+        nonlocal start, ends
+        start, ends = (field, jump), []
+
+    def end(module: nn.Module, inputs, output: Tensor) -> None:
+        nonlocal field, jump
+        ends.append((field, jump))
+        field, jump = start
+
+    def join(module: MultiScale, inputs, output: Tensor) -> None:
+        nonlocal field, jump
+        field, jump = max(ends)
+
+    first = next(module for module in net.modules() if isinstance(module, nn.Conv2d | MultiScale))
+    image = torch.zeros(1, first.in_channels, image_size, image_size).to(next(iter(convs)).weight)
     handles = [module.register_forward_hook(record) for module in convs]
+    handles += [module.register_forward_pre_hook(split) for module in splits]
+    handles += [module.register_forward_hook(end) for module in branches]
+    handles += [module.register_forward_hook(join) for module in splits]
     devices = [image.device] if image.device.type == "cuda" else []
     try:
         # A network may draw random numbers in evaluation mode too.

@@ -39,13 +39,13 @@ from lab.experiment import Experiment
 from lab.files import write_whole
 from lab.loaders import random_states_kept
 from lab.machine import clocked, file_stem, machine, number_format, pick_device, synchronize
-from lab.recipes import RECIPES, Recipe
+from lab.recipes import COMPARED, RECIPES, Recipe
 from lab.report import BFLOAT16_MATH, bench_summary
 from lab.schema import json_bytes
 from lab.study import process_pool, run_all
 from lab.training import fit, train
 from lab.tuning import FEW_STEPS, LAYOUTS, Format, fastest_format, threads_for
-from model import CONVS, NORMS, Net
+from model import NORMS, Net
 
 
 @dataclass(frozen=True)
@@ -642,7 +642,7 @@ def _steps(
         ("pairs", _name(each.dtype), norm, conv): step(Net(norm, conv), recipe, batch, device, form=each)
         for each in forms
         for norm in NORMS
-        for conv in CONVS
+        for conv in COMPARED
     }
     kernels: dict[Key, Work] = {
         ("kernels", _name(each.dtype), name): kernel(make(), batch, device, each)

@@ -233,11 +233,11 @@ def footprint(dilations: Sequence[int], kernel_size: int = 3) -> Tensor:
 
 
 def _noise(net: nn.Module, image_size: int, count: int, seed: int) -> Tensor:
-    """Images (count, C, H, W), with as many channels as the network's first convolution reads, or 3."""
+    """Images (count, C, H, W), with the `in_channels` of the network's first part that has them, or 3."""
     side = as_integer("image_size", image_size, 1)
     count = as_integer("images", count, 1)
-    convolutions = (module for module in net.modules() if isinstance(module, nn.Conv2d))
-    channels = next((module.in_channels for module in convolutions), 3)
+    known = (getattr(module, "in_channels", None) for module in net.modules())
+    channels = next((number for number in known if isinstance(number, int)), 3)
     dtype = next((parameter.dtype for parameter in net.parameters()), torch.float32)
     return torch.randn(count, channels, side, side, generator=_generator(seed)).to(dtype)
 

@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from lab.files import write_whole
 from lab.machine import file_stem, machine, pick_device
-from lab.recipes import RECIPES
+from lab.recipes import COMPARED, RECIPES
 from lab.schema import json_bytes
 from lab.tables import Table
 from lab.tuning import LAYOUTS, Format, Step, fastest_format
-from model import CONVS, NORMS, Net
+from model import NORMS, Net
 
 BATCH = 256  # images
 ROUNDS = 7  # of timings, after one that warms up
@@ -25,8 +25,8 @@ FORMATS = [Format(dtype, layout) for dtype in (torch.bfloat16, torch.float32) fo
 
 
 def networks() -> dict[str, dict[str, Any]]:
-    """The options of the networks that are measured: every pair of norm and technique, and every recipe's."""
-    pairs = {f"{norm}, {conv}": {"norm": norm, "conv": conv} for norm in NORMS for conv in CONVS}
+    """The options of the networks that are measured: each norm with each of COMPARED, and every recipe's."""
+    pairs = {f"{norm}, {conv}": {"norm": norm, "conv": conv} for norm in NORMS for conv in COMPARED}
     return pairs | {name: recipe.net for name, recipe in RECIPES.items() if recipe.net}
 
 

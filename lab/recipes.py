@@ -197,6 +197,9 @@ def _tupled(value: Any) -> Any:
     return tuple(map(_tupled, value)) if isinstance(value, list | tuple) else value
 
 
+# The techniques, names in CONVS, that the studies and the benchmark compare with each other.
+COMPARED = ("standard", "dilated", "depthwise_separable", "blueprint_separable", "mixed")
+
 # ---- The named recipes -----------------------------------------------------------------------------
 
 # Tables of rows within the usual rules: fewer than 200,000 parameters, receptive field above 44.

@@ -11,8 +11,8 @@ from typing import Any
 from lab.experiment import Experiment
 from lab.grid import Family, Records, Side, Study
 from lab.measurements import Measurements
-from lab.recipes import RECIPES, Recipe
-from model import CONVS, NORMS, STAGES, Row
+from lab.recipes import COMPARED, RECIPES, Recipe
+from model import NORMS, STAGES, Row
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "study"
 
@@ -207,7 +207,7 @@ PENALTIES = Study(
 
 # ---- Techniques and normalizations -----------------------------------------------------------------
 
-_GRID = {(conv, norm): arm(conv, norm) for norm in NORMS for conv in CONVS}
+_GRID = {(conv, norm): arm(conv, norm) for norm in NORMS for conv in COMPARED}
 
 
 def _families(grid: dict[tuple[str, str], Experiment], norms: Iterable[str] = NORMS) -> list[Family]:
@@ -217,7 +217,7 @@ def _families(grid: dict[tuple[str, str], Experiment], norms: Iterable[str] = NO
     by_norm = [
         Family(
             f"techniques with {norm_name(norm)}",
-            _against(labels["standard", norm], [labels[conv, norm] for conv in CONVS]),
+            _against(labels["standard", norm], [labels[conv, norm] for conv in COMPARED]),
         )
         for norm in norms
     ]
@@ -226,7 +226,7 @@ def _families(grid: dict[tuple[str, str], Experiment], norms: Iterable[str] = NO
             f"normalizations with {conv} convolution",
             _against(labels[conv, "batch"], [labels[conv, norm] for norm in norms]),
         )
-        for conv in CONVS
+        for conv in COMPARED
     ]
     return by_norm + (by_conv if len(norms) > 1 else [])
 
@@ -247,7 +247,7 @@ _EQUAL = {
     if conv in WIDTHS
     else _GRID[conv, norm]
     for norm in NORMS
-    for conv in CONVS
+    for conv in COMPARED
 }
 
 EQUAL_SIZE = Study(
@@ -297,7 +297,7 @@ ADDITIONS = Study(
     "additions",
     "What explains the differences: the first row, blind pixels, the place of the activation?",
     [
-        *(_GRID[conv, "batch"] for conv in CONVS),
+        *(_GRID[conv, "batch"] for conv in COMPARED),
         _MODELS["batch", "sgd"],
         *_FIRST.values(),
         _BLIND,

@@ -6,8 +6,8 @@ import pytest
 
 from lab import formats
 from lab.commands import main
-from lab.recipes import RECIPES
-from model import CONVS, NORMS, Net
+from lab.recipes import COMPARED, RECIPES
+from model import NORMS, Net
 
 RESULT = {
     "networks": {
@@ -24,7 +24,9 @@ def test_the_worst_ratio_is_that_of_medians_to_the_best():
 
 def test_every_pair_and_every_recipe_is_measured():
     found = formats.networks()
-    assert {name for name in found if ", " in name} == {f"{norm}, {conv}" for norm in NORMS for conv in CONVS}
+    assert {name for name in found if ", " in name} == {
+        f"{norm}, {conv}" for norm in NORMS for conv in COMPARED
+    }
     assert {name for name in found if ", " not in name} == {name for name in RECIPES if RECIPES[name].net}
     Net(**found["layer, dilated"])
 

@@ -212,24 +212,63 @@ def mixing(x, weight):
     return torch.einsum("nchw,oc->nohw", x, weight[:, :, 0, 0])
 
 
+def at_three_scales(x, filters, stride, dilation):
+    """Filters each quarter of the channels with the kernels of its scale, and keeps the last quarter."""
+    *parts, kept = x.tensor_split(4, 1)  # gives what is left over to the first, one channel each
+    maps = []
+    for part, branch in zip(parts, filters.children(), strict=False):
+        *first, last = [conv.weight for conv in branch]
+        for weight in first:
+            part = per_channel(part, weight, 1, dilation)
+        wider = last.shape[-1] if branch is getattr(filters, "farthest", None) else 1
+        maps.append(per_channel(part, last, stride, wider * dilation))
+    return torch.cat([*maps, kept[:, :, ::stride, ::stride]], 1)
+
+
+def gated(x, pair):
+    let_through = mixing(x, pair.gate.weight).sigmoid()
+    return tapped(mixing(x, pair.value.weight) * let_through, pair.output.weight, 1, 1, pair.output.bias)
+
+
 def convolved(conv, x, stride, dilation):
     """What `conv` should compute, from its weights and the definition of its technique."""
     bias = next((p for name, p in conv.named_parameters() if name.endswith("bias")), None)
-    if isinstance(conv, nn.Conv2d):
-        return tapped(x, conv.weight, stride, dilation, bias)
-    order = [name for name, _ in conv.named_children()]
-    for name in order:
-        weight = getattr(conv, name).weight
-        x = mixing(x, weight) if name == "pointwise" else per_channel(x, weight, stride, dilation)
+    for part in conv.children() if isinstance(conv, nn.Sequential) else [conv]:
+        if isinstance(part, model.GatedPointwise):
+            return gated(x, part)
+        elif isinstance(part, model.MultiScale):
+            x = at_three_scales(x, part, stride, dilation)
+        elif part.groups > 1:
+            x = per_channel(x, part.weight, stride, dilation)
+        elif part.kernel_size == (1, 1):
+            x = mixing(x, part.weight)
+        else:
+            x = tapped(x, part.weight, stride, dilation)
     return x if bias is None else x + bias.view(1, -1, 1, 1)
 
 
+GATED = ("gated_separable", "gated_multi_scale")
 STRUCTURES = {  # (children, weight shapes) from 6 to 10 channels, kernel 3
     "standard": ([], [(10, 6, 3, 3)]),
     "dilated": ([], [(10, 6, 3, 3)]),
     "depthwise_separable": (["depthwise", "pointwise"], [(6, 1, 3, 3), (10, 6, 1, 1)]),
     "blueprint_separable": (["pointwise", "depthwise"], [(10, 6, 1, 1), (10, 1, 3, 3)]),
     "mixed": ([], [(10, 6, 3, 3)]),
+    "gated_separable": (
+        ["depthwise", "pointwise"],
+        [(6, 1, 3, 3), (10, 6, 1, 1), (10, 6, 1, 1), (10, 10, 1, 1)],
+    ),
+    "gated_multi_scale": (
+        ["depthwise", "pointwise"],
+        [
+            (2, 1, 3, 3),
+            *[(2, 1, 3, 3)] * 2,
+            *[(1, 1, 3, 3)] * 2,
+            (10, 6, 1, 1),
+            (10, 6, 1, 1),
+            (10, 10, 1, 1),
+        ],
+    ),
 }
 
 
@@ -324,21 +363,23 @@ def conv_in(block):
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize(("norm", "conv"), PAIRS)
 def test_a_block_is_convolution_norm_activation(norm, conv, stride):
-    block = conv_block(6, 16, conv=conv, norm=norm, stride=stride)
+    block = conv_block(16, 24, conv=conv, norm=norm, stride=stride)
     for parameter in block.conv.parameters():
         nn.init.normal_(parameter)
     scale, offset = with_affine(block.norm)
-    x = torch.randn(4, 6, 13, 10)
+    x = torch.randn(4, 16, 13, 10)
     maps = convolved(block.conv, x, stride, 2 if conv == "dilated" else 1)
     assert maps.shape[2:] == (math.ceil(13 / stride), math.ceil(10 / stride))
     assert [name for name, _ in block.named_children()] == ["conv", "norm", "act"]
-    same(block(x), (FORMULAS[norm](maps) * scale + offset).clamp(min=0), 1e-3)
+    normalized = FORMULAS[norm](maps) * scale + offset
+    same(block(x), gated(normalized, block.act) if conv in GATED else normalized.clamp(min=0), 1e-3)
 
 
 @pytest.mark.parametrize(("norm", "conv"), PAIRS)
 def test_the_convolution_has_a_bias_only_if_no_norm_follows(norm, conv):
-    block = conv_block(6, 16, conv=conv, norm=norm)
-    biases = [tuple(p.shape) for name, p in block.conv.named_parameters() if name.endswith("bias")]
+    block = conv_block(6, 16, conv=conv, norm=norm)  # six channels of a gated technique are two groups
+    technique = block.act.output if conv in GATED else block.conv
+    biases = [tuple(p.shape) for name, p in technique.named_parameters() if name.endswith("bias")]
     assert biases == ([(16,)] if norm == "none" else [])
 
 
@@ -347,6 +388,15 @@ def test_a_residual_block_adds_its_input(norm, conv):
     block = conv_block(16, 16, conv=conv, norm=norm, residual=True)
     x = torch.randn(2, 16, 8, 8)
     same(block(x), x + block.act(block.norm(block.conv(x))))
+
+
+@pytest.mark.parametrize("conv", GATED)
+def test_a_gated_block_normalizes_what_it_reads_in_fewer_groups_where_channels_are_few(conv):
+    def groups(in_channels, **options):
+        return conv_block(in_channels, 32, conv=conv, norm="group", **options).norm.num_groups
+
+    assert [groups(channels) for channels in (3, 12, 16)] == [1, 4, 8]
+    assert [groups(channels, groups=6) for channels in (3, 16, 48)] == [3, 2, 6]
 
 
 def test_a_block_accepts_dilation_kernel_groups_activation_and_callables():

@@ -18,10 +18,11 @@ from lab.data import STD, load_dataset, loaders_from, normalize
 from lab.experiment import PREPROCESSING, PUBLISHED
 from lab.recipes import RECIPES, Recipe
 from lab.records import History
+from lab.studies import COMPARED
 from lab.study import load_results
 from lab.tables import markdown_table
 from lab.training import fit
-from model import CONVS, NORMS, PRETRAINED, Net, Preprocessing, describe
+from model import NORMS, PRETRAINED, Net, Preprocessing, describe
 
 HERE = Path(__file__).resolve().parent.parent
 CARD = (HERE / "weights" / "README.md").read_text()
@@ -610,7 +611,7 @@ def test_the_markdown_has_the_main_figures_and_every_pair(measured):
     other["parts"] = dict.fromkeys((*bench.PARTS, bench.REST, bench.LOADER, bench.OPTIMIZER, "Python"), 0.125)
     assert "| of the time of a step: augmentation and resizing, % | 25 |" in report.bench_markdown([other])
     title = "AMD EPYC (AVX512 bf16), 2 threads: step of 256 images, bfloat16 [ms]"
-    assert pairs[0] == f"| {title} | " + " | ".join(CONVS) + " |"
+    assert pairs[0] == f"| {title} | " + " | ".join(COMPARED) + " |"
     assert others[2:] == pairs[2:]
     assert pairs[2] == "| batch | 104 | 114 | 44.9 | 61.5 | 64.1 |"
     assert [row.split(" | ")[0] for row in pairs[2:]] == [f"| {norm}" for norm in NORMS]

@@ -14,6 +14,7 @@ from lab.studies import (
     BASE,
     BATCH_SIZES,
     BUDGET,
+    COMPARED,
     DILATION_OR_STRIDE,
     EQUAL_SIZE,
     EQUAL_TIME,
@@ -28,7 +29,7 @@ from lab.studies import (
     titles,
 )
 from lab.study import load_results
-from model import CONVS, NORMS, Net, count_parameters, describe, receptive_field
+from model import NORMS, Net, count_parameters, describe, receptive_field
 
 
 def changed(one: Experiment, other: Experiment) -> set[str]:
@@ -41,7 +42,7 @@ def changed(one: Experiment, other: Experiment) -> set[str]:
 
 def test_arms_of_the_grid_differ_in_technique_and_normalization_only():
     first = TECHNIQUES.arms[0]
-    assert {(each.conv, each.norm) for each in TECHNIQUES.arms} == {(c, n) for c in CONVS for n in NORMS}
+    assert {(each.conv, each.norm) for each in TECHNIQUES.arms} == {(c, n) for c in COMPARED for n in NORMS}
     assert all(changed(first, each) <= {"norm", "conv"} for each in TECHNIQUES.arms)
 
 
@@ -56,9 +57,9 @@ def test_every_comparison_of_the_grids_changes_one_thing():
 
 def test_every_pair_of_the_grid_is_compared_with_standard_convolution_and_with_batch_norm():
     pairs = {(TECHNIQUES[one].conv, TECHNIQUES[one].norm) for one, _ in TECHNIQUES.pairs}
-    assert pairs == {(c, n) for c in CONVS for n in NORMS} - {("standard", "batch")}
+    assert pairs == {(c, n) for c in COMPARED for n in NORMS} - {("standard", "batch")}
     against = {(TECHNIQUES[other].conv, TECHNIQUES[other].norm) for _, other in TECHNIQUES.pairs}
-    assert against == {("standard", n) for n in NORMS} | {(c, "batch") for c in CONVS}
+    assert against == {("standard", n) for n in NORMS} | {(c, "batch") for c in COMPARED}
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -32,7 +32,7 @@ from lab.optim import OPTIMIZERS, Muon
 from lab.recipes import RECIPES, Recipe
 from lab.records import History, describe_network
 from lab.training import Diverged, distilled, evaluate, fit, train
-from model import CONVS, NORMS, Net
+from model import CONVS, NORMS, MultiScale, Net
 
 EXACT = {"device": "cpu", "dtype": torch.float32}
 QUIET = {"progress": False} | EXACT
@@ -649,21 +649,29 @@ def test_fit_takes_what_the_processor_has_if_no_number_format_is_given(small):
 @pytest.mark.parametrize("norm", NORMS)
 def test_maps_and_gradients_keep_layout_and_number_format_through_the_network(norm, conv):
     net = Net(norm, conv, width=0.5).to(memory_format=torch.channels_last)
-    seen, gradients = [], []
+    seen, gradients, parts = [], [], []
+    joined = {
+        branch[-1]
+        for module in net.modules()
+        if isinstance(module, MultiScale)
+        for branch in module.children()
+    }
 
-    def watch(_module, _inputs, output):
+    def watch(module, _inputs, output):
         seen.append(output)
-        output.register_hook(gradients.append)
+        # A branch gets its channels of the gradient of the joined map, without a copy.
+        output.register_hook((parts if module in joined else gradients).append)
 
     for module in net.modules():
         if module is not net.output and not list(module.children()):
             module.register_forward_hook(watch)
     train(net, [(torch.randn(8, 3, 32, 32), torch.arange(8))], optimizer_of(net), dtype=torch.bfloat16)
-    assert len(seen) == len(gradients) >= 3 * 8  # convolution, norm and activation of eight blocks
-    assert {maps.dtype for maps in seen + gradients} == {torch.bfloat16}
+    assert len(seen) == len(gradients + parts) >= 3 * 8  # convolution, norm and activation of eight blocks
+    assert {maps.dtype for maps in seen + gradients + parts} == {torch.bfloat16}
     if norm in ("group", "instance"):
-        gradients = []  # channels first, as the faster way through these leaves them
+        gradients, parts = [], []  # channels first, as the faster way through these leaves them
     assert all(maps.is_contiguous(memory_format=torch.channels_last) for maps in seen + gradients)
+    assert all(maps.stride(1) == 1 for maps in parts)
 
 
 def optimizer_of(net):

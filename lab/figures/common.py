@@ -43,6 +43,8 @@ TECHNIQUE_COLOURS: dict[str, str] = {
     "depthwise_separable": "#009E73",
     "blueprint_separable": "#AA3FBF",
     "mixed": "#A11D1D",
+    "gated_separable": "#B8CCF5",
+    "gated_multi_scale": "#330011",
 }
 TECHNIQUE_MARKERS: dict[str, str] = {
     "standard": "o",
@@ -50,6 +52,8 @@ TECHNIQUE_MARKERS: dict[str, str] = {
     "depthwise_separable": "^",
     "blueprint_separable": "v",
     "mixed": "s",
+    "gated_separable": "8",
+    "gated_multi_scale": "H",
 }
 NEUTRAL, NEUTRAL_MARKER = "#555555", "p"  # of a technique that is not in the tables
 # Paul Tol's "muted", personal.sron.nl/~pault

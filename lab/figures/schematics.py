@@ -39,6 +39,8 @@ EXAMPLE = 64  # channels in and out, for the number of weights
 Taps = tuple[tuple[int, int], ...]  # (row, column) of the marked pixels of a map
 WINDOW: Taps = tuple((row, column) for row in (2, 3, 4) for column in (2, 3, 4))
 WIDE: Taps = tuple((row, column) for row in (1, 3, 5) for column in (1, 3, 5))
+LARGE: Taps = tuple((row, column) for row in range(1, 6) for column in range(1, 6))
+FAR: Taps = tuple((row, column) for row in range(-1, 8) for column in range(-1, 8))  # past the map
 CENTRE: Taps = ((3, 3),)
 
 
@@ -65,6 +67,7 @@ class _Technique(NamedTuple):
 
 ALL, ONE = (0, 1, 2), (1,)
 DENSE, SPLIT = EXAMPLE * EXAMPLE * 9, EXAMPLE * 9 + EXAMPLE * EXAMPLE
+_GATED = _Step("2. gated pointwise pair: 1 x 1, all channels", "between", CENTRE, ALL, "output", CENTRE, ONE)
 SCHEMATICS = (
     _Technique(
         "standard",
@@ -96,7 +99,28 @@ SCHEMATICS = (
             _Step("2. depthwise: k x k, each channel alone", "between", WINDOW, ONE, "output", CENTRE, ONE),
         ),
     ),
+    _Technique(
+        "gated_separable",
+        "k²·C + 2·C·C' + C'²",
+        EXAMPLE * 9 + 3 * EXAMPLE * EXAMPLE,
+        (
+            _Step("1. depthwise: k x k, each channel alone", "input", WINDOW, ALL, "between", CENTRE, ALL),
+            _GATED,
+        ),
+    ),
+    _Technique(
+        "gated_multi_scale",
+        "5·k²·C/4 + 2·C·C' + C'²",
+        EXAMPLE // 4 * 5 * 9 + 3 * EXAMPLE * EXAMPLE,
+        (
+            _Step("", "input", WINDOW, (0,), "between", CENTRE, (0,)),
+            _Step("1. depthwise, at three scales", "input", LARGE, (1,), "between", CENTRE, (1,)),
+            _Step("", "input", FAR, (2,), "between", CENTRE, (2,)),
+            _GATED,
+        ),
+    ),
 )
+USUAL = ("standard", "dilated", "depthwise_separable", "blueprint_separable")
 
 
 @styled
@@ -105,13 +129,14 @@ def plot_techniques(*names: str, ax: Axes | None = None) -> Figure:
 
     The kernel has k = 3 pixels. Below each technique is its number of weights from C to C' channels.
 
-    names: "standard", "dilated" (dilation 2), "depthwise_separable", "blueprint_separable", drawn from left
-    to right; all four if none is given. Raises ValueError for another name.
+    names: "standard", "dilated" (dilation 2), "depthwise_separable", "blueprint_separable",
+    "gated_separable", "gated_multi_scale" (without the channels that it keeps), drawn from left to right;
+    the first four if none is given. Raises ValueError for another name.
     """
     techniques = {technique.name: technique for technique in SCHEMATICS}
-    shown = [techniques[as_choice("technique", name, techniques)] for name in names or techniques]
-    share = (len(shown) * PITCH + MARGIN) / (len(SCHEMATICS) * PITCH + MARGIN)
-    ax = new_axes(ax, 14 * share, 6.2 if len(shown) == len(SCHEMATICS) else 5.4)
+    shown = [techniques[as_choice("technique", name, techniques)] for name in names or USUAL]
+    share = (len(shown) * PITCH + MARGIN) / (len(USUAL) * PITCH + MARGIN)
+    ax = new_axes(ax, 14 * share, 6.2 if len(shown) >= len(USUAL) else 5.4)
     for number, technique in enumerate(shown):
         _draw_technique(ax, number * PITCH, technique)
     for text, level in (("input\nC channels", "input"), ("output\nC' channels", "output")):
@@ -142,7 +167,8 @@ def _draw_technique(ax: Axes, left: float, technique: _Technique) -> None:
             _draw_taps(ax, *_corner(left, step.end, place), step.written, colour)
         height = (LEVELS[step.start] + LEVELS[step.end] + SIDE) / 2
         box = {"facecolor": "white", "edgecolor": "none", "boxstyle": "round,pad=0.2"}
-        ax.text(middle, height, step.text, ha="center", va="center", fontsize=9, bbox=box)
+        if step.text:
+            ax.text(middle, height, step.text, ha="center", va="center", fontsize=9, bbox=box)
     name = technique.name.replace("_", "-")
     top = LEVELS["input"] + SIDE
     ax.text(middle, top + 1.6, name, ha="center", fontsize=13, fontweight="bold", color=readable(colour))
