@@ -292,9 +292,10 @@ def conv_block(
 
     conv: a name in CONVS, or a callable with the same signature. norm: a name in NORMS, or a callable
     from channels to a module. dilation: distance between taps in pixels; None is the technique's own, 2
-    for "dilated" and 1 for the others. groups: number of groups, only for norm="group" (default 8).
-    residual: add the input to the output, for a block that keeps the shape. post_activation: in a residual
-    block, add it before the activation.
+    for "dilated" and 1 for the others. groups: number of groups, only for norm="group" (default 8); a
+    gated technique, whose norm has in_channels, takes their greatest common divisor. residual: add the input
+    to the output, for a block that keeps the shape. post_activation: in a residual block, add it before the
+    activation.
 
     Raises ValueError for an unknown name, an even kernel, a size, stride or dilation that is not an integer
     from 1 to MOST, and a residual block that changes the shape.

@@ -236,7 +236,7 @@ def convolved(conv, x, stride, dilation):
     for part in conv.children() if isinstance(conv, nn.Sequential) else [conv]:
         if isinstance(part, model.GatedPointwise):
             return gated(x, part)
-        elif isinstance(part, model.MultiScale):
+        if isinstance(part, model.MultiScale):
             x = at_three_scales(x, part, stride, dilation)
         elif part.groups > 1:
             x = per_channel(x, part.weight, stride, dilation)
@@ -261,11 +261,9 @@ STRUCTURES = {  # (children, weight shapes) from 6 to 10 channels, kernel 3
     "gated_multi_scale": (
         ["depthwise", "pointwise"],
         [
-            (2, 1, 3, 3),
-            *[(2, 1, 3, 3)] * 2,
+            *[(2, 1, 3, 3)] * 3,
             *[(1, 1, 3, 3)] * 2,
-            (10, 6, 1, 1),
-            (10, 6, 1, 1),
+            *[(10, 6, 1, 1)] * 2,
             (10, 10, 1, 1),
         ],
     ),
